@@ -1,0 +1,56 @@
+# What every job shares: registration, hooks, logging, seeds.
+default_scope = 'mmpose'
+# This one import repairs the stack for current PyTorch and registers the plugin.
+custom_imports = dict(imports=['sapiens_plugin.registry'], allow_failed_imports=False)
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    # Schedules count optimizer steps, not the micro-batches of accumulation.
+    param_scheduler=dict(type='sapiens_plugin.OptimStepParamSchedulerHook'),
+    # A checkpoint holds weights and both Adam moments: 12 bytes a parameter (14 GB at
+    # 1B). The best ones hold weights alone.
+    checkpoint=dict(
+        type='CheckpointHook',
+        interval=5,
+        max_keep_ckpts=2,
+        save_best='coco/AP',
+        rule='greater',
+        save_last=True,
+    ),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='PoseVisualizationHook', enable=False),
+    badcase=dict(
+        type='BadCaseAnalysisHook',
+        enable=False,
+        out_dir='badcase',
+        metric_type='loss',
+        badcase_thr=5,
+    ),
+)
+custom_hooks = [
+    dict(type='sapiens_plugin.ImageCheckHook'),
+    dict(type='sapiens_plugin.CheckpointGuardHook'),
+    # Flip testing doubles the time: not while training, but in tools/test.py.
+    dict(type='sapiens_plugin.FlipTestHook', val=False, test=True),
+]
+
+vis_backends = [
+    dict(type='LocalVisBackend'),
+    dict(type='TensorboardVisBackend'),
+    # dict(type='WandbVisBackend'),  # Weights & Biases: pip install wandb
+]
+visualizer = dict(
+    type='PoseLocalVisualizer', vis_backends=vis_backends, name='visualizer'
+)
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True, num_digits=6)
+log_level = 'INFO'
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+randomness = dict(seed=0)
+load_from = None
+resume = False

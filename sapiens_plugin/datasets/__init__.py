@@ -1,0 +1,1 @@
+"""MMPose data transforms."""

@@ -1,0 +1,1 @@
+"""MMEngine modules: phases, optimizer groups, schedules and guards."""

@@ -1,0 +1,53 @@
+"""Refuse checkpoints that would load in part."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CheckpointGuardHook(Hook):
+    """Fail when a checkpoint does not fill the whole model.
+
+    Stock MMEngine warns and goes on with random weights in the gaps: a test then
+    reports an AP near zero, and a resumed run starts over without a word.
+    """
+
+    # Where a checkpoint may differ: input normalisation is a matter of the config.
+    _IGNORED = 'data_preprocessor.'
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare names and shapes before anything is copied.
+
+        Raises:
+            InputError: A name is missing, left over or of another shape.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        weights = checkpoint.get('state_dict', checkpoint)
+        loaded = {
+            name.removeprefix('module.'): tuple(value.shape)
+            for name, value in weights.items()
+            if hasattr(value, 'shape') and not name.startswith(self._IGNORED)
+        }
+        wrong = sorted(
+            name for name in own.keys() | loaded.keys()
+            if own.get(name) != loaded.get(name) and not name.startswith(self._IGNORED)
+        )  # fmt: skip
+        if wrong:
+            name = wrong[0]
+            raise InputError(
+                f'The checkpoint does not fit the model of this config: {len(wrong)} '
+                f'of {len(own)} parameters differ, the first is {name} '
+                f'({_describe(loaded.get(name))} in the file, '
+                f'{_describe(own.get(name))} in the model). Use the config it was '
+                'trained with. To take over its backbone alone, for another head or '
+                'input size, name the file in model.backbone.init_cfg.checkpoint.'
+            )
+
+
+def _describe(shape: tuple | None) -> str:
+    return 'absent' if shape is None else '×'.join(map(str, shape)) or 'a scalar'

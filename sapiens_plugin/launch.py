@@ -1,0 +1,150 @@
+"""Hand a job over to MMPose's own command-line tools.
+
+``tools/train.py`` and ``tools/test.py`` are the scripts inside the installed mmpose
+wheel, with all their flags. What is added here is a look at what the config names
+before anything slow starts, and errors of the user's input as one paragraph.
+"""
+
+import argparse
+import importlib.util
+import re
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sapiens_plugin.errors import InputError
+
+# What torch's workers and MMEngine's registries put before a message on its way up.
+_WRAPPING = re.compile(r'.*\w*InputError: |class `\w+` in [\w/\\.:-]+: ', re.DOTALL)
+
+
+def stock_tool(name: str) -> Path:
+    """Find one of the tools inside the installed mmpose wheel, importing nothing.
+
+    Args:
+        name: File name, such as ``'train.py'`` or ``'dist_train.sh'``.
+
+    Raises:
+        InputError: mmpose is not installed, or came without its tools.
+    """
+    spec = importlib.util.find_spec('mmpose')
+    path = Path(spec.origin).parent / '.mim' / 'tools' / name if spec else None
+    if path is None or not path.is_file():
+        raise InputError(
+            f'MMPose and its {name} are not installed in this Python '
+            f'({sys.executable}). Run `python3 tools/quickstart.py` once, then use '
+            'the Python of .venv.'
+        )
+    return path
+
+
+def main(tool: str) -> None:
+    """Check the inputs of a job, then run the stock tool on ``sys.argv``.
+
+    Args:
+        tool: ``'train'`` or ``'test'``.
+    """
+    try:
+        script = stock_tool(f'{tool}.py')
+        _check_job(tool, sys.argv[1:])
+        runpy.run_path(str(script), run_name='__main__')
+    except InputError as error:
+        message = _WRAPPING.sub('', str(error)).strip()
+        print(f'\ntools/{tool}.py: {message}', file=sys.stderr)
+        sys.exit(2)
+
+
+def _check_job(tool: str, argv: Sequence[str]) -> None:
+    from mmengine.config import Config, DictAction
+
+    from sapiens_plugin.planning.gpu_probe import warn_if_gpu_unused
+
+    # Only what is looked at here; the stock script parses, and explains, everything.
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument('config', nargs='?')
+    if tool == 'test':
+        parser.add_argument('checkpoint', nargs='?')
+    parser.add_argument('--work-dir')
+    parser.add_argument('--amp', action='store_true')
+    parser.add_argument('--resume', nargs='?', const='auto')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    args, _ = parser.parse_known_args(argv)
+    if args.config is None or {'-h', '--help'} & set(argv):
+        return
+
+    if not Path(args.config).is_file():
+        raise InputError(
+            f'The config {args.config} does not exist. The shipped ones are in '
+            'configs/ of the sapiens_plugin repository.'
+        )
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    warn_if_gpu_unused()
+    if tool == 'train':
+        _check_training(cfg, args)
+    else:
+        _check_dataset(cfg.test_dataloader.dataset)
+        _check_weights(args.checkpoint)
+    _check_work_dir(args.work_dir or cfg.get('work_dir') or 'work_dirs')
+
+
+def _check_training(cfg: Mapping, args: argparse.Namespace) -> None:
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if args.amp and wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise InputError(
+            f'--amp puts AmpOptimWrapper in the place of {wrapper}, which chooses its '
+            'precision itself. Leave --amp out, and set '
+            '--cfg-options optim_wrapper.precision=... where it takes one.'
+        )
+    if 'auto_scale_lr' not in cfg and '--auto-scale-lr' in sys.argv:
+        raise InputError(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the '
+            'config: the images an iteration for which its learning rate was chosen.'
+        )
+    _check_dataset(cfg.train_dataloader.dataset)
+    if cfg.get('val_dataloader') and '--no-validate' not in sys.argv:
+        _check_dataset(cfg.val_dataloader.dataset)
+    init_cfg = cfg.model.backbone.get('init_cfg')
+    if args.resume not in (None, 'auto'):
+        _check_weights(args.resume)
+    elif init_cfg and args.resume is None:
+        _check_weights(init_cfg.checkpoint)
+
+
+def _check_dataset(dataset: Mapping) -> None:
+    from sapiens_plugin.planning import setup_checks
+
+    way_out = (
+        'Put the data there, or set data_root (for COCO: COCO_ROOT) to where it is.'
+    )
+    if 'ann_file' not in dataset:
+        return  # a wrapper of other datasets, which check themselves as they load
+    root = Path(dataset.get('data_root') or '')
+    setup_checks.check_json_file(
+        root / dataset.ann_file, what='annotation file', way_out=way_out
+    )
+    if dataset.get('bbox_file'):
+        setup_checks.check_json_file(
+            dataset.bbox_file,
+            what='file of person detections',
+            way_out='Fetch it, or test on ground-truth boxes: '
+            "--cfg-options test_dataloader.dataset.bbox_file=''",
+        )
+    images = root / dataset.get('data_prefix', {}).get('img', '')
+    setup_checks.check_image_directory(images, way_out=way_out)
+
+
+def _check_weights(path: str | None) -> None:
+    from sapiens_plugin.vit.checkpoint import sniff
+
+    if path is not None and '://' not in path:
+        sniff(path)
+
+
+def _check_work_dir(path: str) -> None:
+    from sapiens_plugin.planning import setup_checks
+
+    setup_checks.check_writable(
+        path, way_out='Name another with --work-dir, or free the way to this one.'
+    )

@@ -1,0 +1,1 @@
+"""MMPose modules: the Sapiens backbone and its heatmap head."""

@@ -1,0 +1,1 @@
+"""What a job needs and what it will take. Plain numbers; no MM package here."""

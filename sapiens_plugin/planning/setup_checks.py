@@ -1,0 +1,75 @@
+"""Checks of what a job names on disk, before anything slow starts.
+
+Each check raises :class:`~sapiens_plugin.errors.InputError` with the way out, or
+returns nothing. They read a few bytes, never a whole file.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from sapiens_plugin.errors import InputError
+
+_TAIL = 64  # bytes; JSON ends with its bracket and perhaps some white space
+
+
+def check_json_file(path: str | Path, *, what: str, way_out: str) -> None:
+    """Check that a JSON file is there and whole.
+
+    Args:
+        path: The file.
+        what: What it is to the user, such as ``'annotation file'``.
+        way_out: One sentence: how to get it.
+
+    Raises:
+        InputError: It is missing, empty, no JSON, or cut short.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'The {what} {path} does not exist. {way_out}')
+    size = path.stat().st_size
+    with open(path, 'rb') as file:
+        head = file.read(_TAIL).lstrip(b'\xef\xbb\xbf \t\r\n')[:1]
+        file.seek(max(0, size - _TAIL))
+        tail = file.read().rstrip()[-1:]
+    if head not in (b'{', b'['):
+        raise InputError(
+            f'The {what} {path} ({size} bytes) is not JSON: it starts with '
+            f'{head!r}. {way_out}'
+        )
+    if tail != {b'{': b'}', b'[': b']'}[head]:
+        raise InputError(
+            f'The {what} {path} is cut short after {size} bytes. {way_out}'
+        )
+
+
+def check_image_directory(path: str | Path, *, way_out: str) -> None:
+    """Check that a directory of images is there and not empty.
+
+    Raises:
+        InputError: It is missing or empty.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f'The image directory {path} does not exist. {way_out}')
+    with os.scandir(path) as entries:
+        if next(entries, None) is None:
+            raise InputError(f'The image directory {path} is empty. {way_out}')
+
+
+def check_writable(path: str | Path, *, way_out: str) -> None:
+    """Check, by writing a byte, that a directory exists or can be made and written.
+
+    Raises:
+        InputError: It cannot.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b'\0')
+    except OSError as error:
+        raise InputError(
+            f'The directory {path.absolute()} cannot be written: '
+            f'{error.strerror or error}. {way_out}'
+        ) from None

@@ -1,0 +1,58 @@
+"""The door to MMPose: importing this module makes the plugin's names known.
+
+Every config names it in ``custom_imports``. The stack is repaired first, because
+MMPose's own models cannot be imported before. The registries hang under MMEngine's
+roots, not MMPose's, so that MMDetection's and MMEngine's scopes find them too.
+"""
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+from sapiens_plugin import compat
+
+compat.apply()
+
+_SCOPE = 'sapiens_plugin'
+
+MODELS = Registry(
+    'model',
+    parent=root.MODELS,
+    scope=_SCOPE,
+    locations=[
+        'sapiens_plugin.models.backbone',
+        'sapiens_plugin.models.head',
+    ],
+)
+HOOKS = Registry(
+    'hook',
+    parent=root.HOOKS,
+    scope=_SCOPE,
+    locations=[
+        'sapiens_plugin.engine.checkpoint_guard_hook',
+        'sapiens_plugin.engine.flip_test_hook',
+        'sapiens_plugin.engine.image_check_hook',
+        'sapiens_plugin.engine.param_scheduler_hook',
+        'sapiens_plugin.engine.phase_switch_hook',
+    ],
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=_SCOPE,
+    locations=['sapiens_plugin.engine.layer_decay'],
+)
+PARAM_SCHEDULERS = Registry(
+    'parameter scheduler',
+    parent=root.PARAM_SCHEDULERS,
+    scope=_SCOPE,
+    locations=['sapiens_plugin.engine.warmup_lr'],
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=root.TRANSFORMS,
+    scope=_SCOPE,
+    locations=[
+        'sapiens_plugin.datasets.load_image',
+        'sapiens_plugin.datasets.random_blur',
+    ],
+)

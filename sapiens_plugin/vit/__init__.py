@@ -1,0 +1,1 @@
+"""The Sapiens ViT: architectures, eager model, and readers for its weight files."""

@@ -1,5 +1,6 @@
 """Reading images, with errors a user can act on."""
 
+import cv2
 from mmpose.datasets.transforms import LoadImage as _LoadImage
 
 from sapiens_plugin.errors import InputError
@@ -23,7 +24,7 @@ class LoadImage(_LoadImage):
                 f'The image {results["img_path"]} is missing. Fetch it, or take its '
                 'entry out of the annotation file.'
             ) from None
-        except (AssertionError, OSError, ValueError) as error:
+        except (AssertionError, OSError, ValueError, cv2.error) as error:
             raise InputError(
                 f'The image {results["img_path"]} does not decode: it is damaged, cut '
                 'short or not an image. Fetch it again, or take its entry out of the '

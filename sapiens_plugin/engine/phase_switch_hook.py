@@ -99,7 +99,7 @@ class PhaseSwitchHook(Hook):
     def _check_optimizer(self, runner: Runner) -> None:
         held = {
             id(param)
-            for group in runner.optim_wrapper.param_groups
+            for group in runner.optim_wrapper.optimizer.param_groups
             for param in group['params']
         }
         model = _unwrap(runner.model)

@@ -2,6 +2,7 @@
 
 from mmengine.optim import LinearLR, OptimWrapper
 
+from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import PARAM_SCHEDULERS
 
 
@@ -40,9 +41,18 @@ class WarmupLR(LinearLR):
             end: Last epoch of the training; a longer warm-up is cut there.
             **kwargs: ``start_factor`` and ``end_factor`` of
                 :class:`mmengine.optim.LinearLR`.
+
+        Raises:
+            InputError: ``optimizer_steps`` is below 2, so there is no line to draw.
         """
+        if optimizer_steps < 2:
+            raise InputError(
+                f'WarmupLR: optimizer_steps={optimizer_steps} is below 2; take the '
+                'warm-up out of param_scheduler instead.'
+            )
         start = begin * epoch_length
-        length = optimizer_steps * optimizer._accumulative_counts
+        # Full at the first micro-batch of the last of these steps.
+        length = (optimizer_steps - 1) * optimizer._accumulative_counts + 1
         return cls(
             optimizer,
             begin=start,

@@ -7,6 +7,7 @@ What a file is, is decided by its bytes, never by its name.
 
 import json
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -136,11 +137,13 @@ def load_pickle(path: str | Path) -> Any:
             path, map_location='cpu', mmap=kind == 'pth', weights_only=True
         )
     except pickle.UnpicklingError as error:
+        wanted = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if wanted is None:
+            raise _damaged(path, error) from error
         raise InputError(
-            f'{path} was refused: it asks for more than tensors and plain values, and '
-            f'loading it would run code of its author. Nothing was executed. '
-            f'PyTorch says: {_first_line(error)} If you trust the author, ask for the '
-            'weights as safetensors or as a plain state_dict.'
+            f'{path} was refused: it asks for {wanted[1]}, and loading that could run '
+            'code of its author. Nothing was executed. If you trust the author, ask '
+            'for the weights as safetensors or as a plain state_dict of tensors.'
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise _damaged(path, error) from error
@@ -269,12 +272,7 @@ class _StructureUnpickler(pickle.Unpickler):
 def _open_torchscript(path: Path) -> dict[str, LazyTensor]:
     archive = zipfile.ZipFile(path)
     root = archive.namelist()[0].partition('/')[0]
-    packed = [i.filename for i in archive.infolist() if i.compress_type]
-    if packed:
-        raise InputError(
-            f'{path} was refused: PyTorch never compresses what it stores, and '
-            f'{packed[0]} in this archive is compressed.'
-        )
+    _check_stored(path, archive.getinfo(f'{root}/data.pkl'))
     try:
         with archive.open(f'{root}/data.pkl') as file:
             tree = _StructureUnpickler(file).load()
@@ -310,15 +308,24 @@ def _walk(module: Mapping, prefix: str = ''):
             yield from _walk(value, f'{prefix}{name}.')
 
 
+def _check_stored(path: Path, info: zipfile.ZipInfo) -> None:
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise InputError(
+            f'{path} was refused: PyTorch never compresses what it stores of a tensor, '
+            f'and {info.filename} is compressed. The archive may be hostile.'
+        )
+
+
 def _check_record(path, archive, member, name, record, dtype, numel) -> None:
     try:
-        size = archive.getinfo(member).file_size
+        info = archive.getinfo(member)
     except KeyError:
         raise _damaged(path, f'the values of {name} are missing') from None
+    _check_stored(path, info)
     last = record.offset + sum(
         (n - 1) * step for n, step in zip(record.shape, record.stride, strict=True)
     )
-    if size != numel * dtype.itemsize or not 0 <= last < numel:
+    if info.file_size != numel * dtype.itemsize or not 0 <= last < numel:
         raise _damaged(path, f'the values of {name} are not as many as its shape says')
 
 

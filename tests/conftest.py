@@ -1,0 +1,80 @@
+"""What several tests share."""
+
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+# Material that cannot be shipped with the project lies beside a checkout, if anywhere.
+SHARED = REPO.parent / 'shared' / 'data'
+
+
+@pytest.fixture
+def repo() -> Path:
+    return REPO
+
+
+@pytest.fixture
+def reference_npz() -> Path:
+    """Numbers of the reference Sapiens ViT at toy size."""
+    path = SHARED / 'reference' / 'sapiens_tiny_vit.npz'
+    if not path.is_file():
+        pytest.skip(f'reference numbers are not beside this checkout: {path}')
+    return path
+
+
+@pytest.fixture
+def coco_mini() -> Path:
+    """Four real COCO photographs; their licences do not allow to ship them."""
+    path = SHARED / 'coco_mini'
+    if not path.is_dir():
+        pytest.skip(f'the real photographs are not beside this checkout: {path}')
+    return path
+
+
+@pytest.fixture(scope='session')
+def demo(tmp_path_factory):
+    """A very small demo data set: 24 training and 8 validation pictures."""
+    from sapiens_plugin.data.demo import make_demo
+
+    return make_demo(tmp_path_factory.mktemp('demo'), num_train=24, num_val=8)
+
+
+@pytest.fixture
+def demo_config(demo, tmp_path):
+    """The demo's config on that data, with a smaller model and no randomness in data.
+
+    Every process of every loader is this one, and pictures come in order and without
+    augmentation, so that two runs can be compared bit for bit.
+    """
+    from mmengine.config import Config
+
+    cfg = Config.fromfile(REPO / 'configs' / 'sapiens_tiny_demo.py')
+    cfg.merge_from_dict(
+        {
+            'work_dir': str(tmp_path / 'work'),
+            'model.backbone.arch': dict(
+                embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64
+            ),
+            'model.backbone.init_cfg': None,
+            'model.head.in_channels': 32,
+            'model.head.deconv_out_channels': (16, 16),
+            'model.head.conv_out_channels': (16,),
+            'train_cfg.max_epochs': 3,
+            'train_cfg.val_interval': 100,
+            'default_hooks.logger.interval': 1,
+            'visualizer.vis_backends': [dict(type='LocalVisBackend')],
+        }
+    )
+    cfg.train_dataloader.sampler.shuffle = False
+    cfg.train_dataloader.dataset.pipeline = [
+        step
+        for step in cfg.train_dataloader.dataset.pipeline
+        if not step.type.startswith('Random')
+    ]
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        loader.update(batch_size=8, num_workers=0, persistent_workers=False)
+        loader.dataset.data_root = str(demo.root)
+    cfg.train_dataloader.dataset.indices = 24  # three batches, whoever is in a picture
+    return cfg

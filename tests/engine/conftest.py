@@ -1,0 +1,23 @@
+import copy
+import itertools
+
+import pytest
+
+_names = itertools.count()
+
+
+@pytest.fixture
+def make_runner():
+    """Build a stock Runner from a config, under a name of its own."""
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    def make(cfg: Config, *extra_hooks) -> Runner:
+        cfg = copy.deepcopy(cfg)
+        cfg.experiment_name = f'test_{next(_names)}'
+        runner = Runner.from_cfg(cfg)
+        for hook in extra_hooks:
+            runner.register_hook(hook, 'LOWEST')
+        return runner
+
+    return make

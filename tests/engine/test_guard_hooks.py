@@ -1,0 +1,99 @@
+"""Hooks that notice what would go wrong silently."""
+
+import shutil
+
+import pytest
+import torch
+
+from sapiens_plugin.errors import InputError
+
+
+def copy_of(demo, tmp_path):
+    return shutil.copytree(demo.root, tmp_path / 'demo')
+
+
+def test_a_missing_training_image_is_named_before_the_first_step(
+    demo, demo_config, make_runner, tmp_path
+):
+    root = copy_of(demo, tmp_path)
+    victim = sorted((root / 'images' / 'train').iterdir())[5]
+    victim.unlink()
+    demo_config.train_dataloader.dataset.data_root = str(root)
+    runner = make_runner(demo_config)
+    with pytest.raises(InputError, match=rf'1 of \d+ images.*{victim.name}'):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_missing_validation_and_test_images_are_named_too(
+    demo, demo_config, make_runner, tmp_path
+):
+    root = copy_of(demo, tmp_path)
+    shutil.rmtree(root / 'images' / 'val')
+    demo_config.val_dataloader.dataset.data_root = str(root)
+    demo_config.test_dataloader.dataset.data_root = str(root)
+    with pytest.raises(InputError, match='8 of 8 images'):
+        make_runner(demo_config).train()
+    with pytest.raises(InputError, match='8 of 8 images'):
+        make_runner(demo_config).test()
+
+
+@pytest.fixture
+def checkpoint(demo_config, make_runner, tmp_path):
+    state = make_runner(demo_config).model.state_dict()
+    path = tmp_path / 'whole.pth'
+    torch.save({'state_dict': state, 'meta': {'epoch': 1, 'iter': 3}}, path)
+    return path
+
+
+def test_a_checkpoint_that_fits_is_tested(demo_config, make_runner, checkpoint):
+    demo_config.load_from = str(checkpoint)
+    assert 'coco/AP' in make_runner(demo_config).test()
+
+
+@pytest.mark.parametrize(
+    'edit, message',
+    [
+        (
+            lambda s: s.pop('backbone.ln1.bias'),
+            r'backbone.ln1.bias \(absent in the file',
+        ),
+        (
+            lambda s: s.update({'head.final_layer.bias': torch.zeros(133)}),
+            r'head.final_layer.bias \(133 in the file, 17 in the model',
+        ),
+        (
+            lambda s: s.update({'backbone.mask_token': torch.zeros(1)}),
+            r'backbone.mask_token \(1 in the file, absent in the model',
+        ),
+    ],
+)
+def test_a_checkpoint_that_would_load_in_part_is_refused(
+    edit, message, demo_config, make_runner, checkpoint
+):
+    content = torch.load(checkpoint)
+    edit(content['state_dict'])
+    torch.save(content, checkpoint)
+    demo_config.load_from = str(checkpoint)
+    with pytest.raises(InputError, match=message):
+        make_runner(demo_config).test()
+
+
+def test_flip_testing_is_for_tests_alone(demo_config, make_runner, checkpoint):
+    demo_config.load_from = str(checkpoint)
+    demo_config.train_cfg.update(max_epochs=1, val_interval=1)
+    demo_config.param_scheduler = None
+    calls = []
+    for run in ('train', 'test'):
+        runner = make_runner(demo_config)
+        head = runner.model.head
+        predict = head.predict
+
+        def noting(feats, *args, run=run, predict=predict, **kwargs):
+            calls.append((run, len(feats)))
+            return predict(feats, *args, **kwargs)
+
+        head.predict = noting
+        getattr(runner, run)()
+    # One feature map, or a list of the plain and the mirrored one.
+    assert set(calls) == {('train', 1), ('test', 2)}

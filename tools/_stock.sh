@@ -2,7 +2,10 @@
 # train.py and test.py that lie beside us. Sourced by the *.sh files of this folder.
 set -euo pipefail
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-[ -x "$tools/../.venv/bin/python" ] && export PATH="$tools/../.venv/bin:$PATH"
+# The stock scripts call `python`: one that has the plugin, or that of .venv.
+if ! python -c 'import sapiens_plugin' 2>/dev/null; then
+    PATH="$(dirname "$(python3 "$tools/bootstrap.py")"):$PATH"
+fi
 stock="$(python -c 'import sys; from sapiens_plugin.launch import stock_tool
 print(stock_tool(sys.argv[1]))' "$(basename "$0")")"
-export PYTHONPATH="${PYTHONPATH:-}"
+export PATH PYTHONPATH="${PYTHONPATH:-}"

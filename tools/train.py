@@ -1,6 +1,10 @@
 """Train a pose model: MMPose's ``tools/train.py``, with all its flags."""
 
-from sapiens_plugin.launch import main
+from bootstrap import enter_environment
+
+enter_environment()
+
+from sapiens_plugin.launch import main  # noqa: E402  (only there in the environment)
 
 if __name__ == '__main__':
     main('train')

@@ -1,0 +1,147 @@
+"""Every shipped config builds, and its parts fit together."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpose.registry import DATASETS, MODELS
+
+from sapiens_plugin.vit.architectures import get_architecture
+
+CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
+PUBLISHED = {
+    'sapiens0.3b_coco_1024x768', 'sapiens0.6b_coco_1024x768',
+    'sapiens1b_coco_1024x768', 'sapiens2b_coco_1024x768',
+}  # fmt: skip
+NAMES = PUBLISHED | {
+    'sapiens1b_gtx1650', 'sapiens1b_minimal', 'sapiens1b_a100',
+    'sapiens1b_gtx1650_week', 'sapiens0.3b_gtx1650_week', 'sapiens_tiny_demo',
+}  # fmt: skip
+
+
+def test_the_promised_configs_are_there():
+    assert {path.stem for path in CONFIGS} == NAMES
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def cfg(request):
+    init_default_scope('mmpose')
+    return Config.fromfile(request.param)
+
+
+def test_sizes_agree(cfg):
+    width, height = cfg.codec.input_size
+    assert tuple(cfg.model.backbone.img_size) == (height, width)
+    assert cfg.model.head.decoder == cfg.codec
+    assert [4 * side for side in cfg.codec.heatmap_size] == [width, height]
+    arch = get_architecture(cfg.model.backbone.arch)
+    assert cfg.model.head.in_channels == arch.embed_dims
+    for split in ('train', 'val', 'test'):
+        pipeline = {s.type: s for s in cfg[f'{split}_dataloader'].dataset.pipeline}
+        assert tuple(pipeline['TopdownAffine'].input_size) == (width, height)
+        if split == 'train':
+            assert pipeline['GenerateTarget'].encoder == cfg.codec
+
+
+def test_the_model_has_its_published_size(cfg):
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert len(model.backbone.layers) == model.backbone.arch.num_layers
+    if 'tiny' not in Path(cfg.filename).stem:
+        head = sum(p.numel() for p in model.head.parameters())
+        dims = cfg.model.head.in_channels
+        assert head == 16 * 768 * (dims + 768) + 2 * 769 * 768 + 769 * 17
+
+
+def shrink(cfg, demo, work_dir):
+    """Keep every size that has to fit, and make everything else small."""
+    cfg.work_dir = str(work_dir)
+    cfg.model.backbone.update(
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+        frozen_stages=min(1, cfg.model.backbone.get('frozen_stages', -1)),
+        init_cfg=None,
+    )
+    cfg.model.head.update(in_channels=16, deconv_out_channels=(8, 8))
+    cfg.model.head.conv_out_channels = (8,) * len(cfg.model.head.conv_out_channels)
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        loader.dataset.update(
+            data_root=str(demo.root),
+            ann_file='annotations/person_keypoints_val.json',
+            data_prefix=dict(img='images/val/'),
+            bbox_file=None,
+        )
+    return cfg
+
+
+def test_it_runs_one_step_and_one_prediction(cfg, demo, tmp_path):
+    cfg = shrink(cfg, demo, tmp_path)
+    cfg.experiment_name = Path(cfg.filename).stem
+    runner = Runner.from_cfg(cfg)
+    runner._train_loop = runner.build_train_loop(cfg.train_cfg)
+    runner.optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
+    runner.param_schedulers = runner.build_param_scheduler(cfg.param_scheduler)
+    runner._init_model_weights()
+    runner.model.train()
+    batch = next(iter(runner.train_dataloader))
+    runner.optim_wrapper._accumulative_counts = 1
+    before = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    losses = runner.model.train_step(batch, runner.optim_wrapper)
+    assert 0 < losses['loss'].item() < 1
+    moved = {k for k, v in runner.model.state_dict().items() if (v != before[k]).any()}
+    held = runner.model.backbone.frozen_stages >= 0
+    assert ('backbone.layers.0.attn.qkv.weight' in moved) != held
+    assert {'backbone.layers.1.attn.qkv.weight', 'head.final_layer.weight'} <= moved
+
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    runner.model.eval()
+    with torch.no_grad():
+        (sample,) = runner.model.test_step(pseudo_collate([dataset[0]]))
+    assert sample.pred_instances.keypoints.shape == (1, 17, 2)
+
+
+def test_every_job_is_seeded_and_keeps_its_best(cfg):
+    assert cfg.randomness.seed is not None
+    assert cfg.default_hooks.checkpoint.save_best == 'coco/AP'
+    assert cfg.default_hooks.checkpoint.save_last
+    types = [backend.type for backend in cfg.visualizer.vis_backends]
+    assert 'TensorboardVisBackend' in types
+
+
+def test_the_notes_of_the_first_user_are_followed(repo):
+    cfg = Config.fromfile(repo / 'configs' / 'sapiens1b_gtx1650.py')
+    assert cfg.codec.input_size == (288, 384) and cfg.codec.heatmap_size == (72, 96)
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.optim_wrapper.accumulative_counts == 16
+    assert cfg.train_dataloader.num_workers == 2
+    assert cfg.train_dataloader.persistent_workers
+    assert cfg.train_cfg.max_epochs == 110
+    assert cfg.custom_hooks[-1] == dict(
+        type='sapiens_plugin.PhaseSwitchHook', warmup_epochs=10
+    )
+    assert cfg.optim_wrapper.optimizer.lr == 5e-4
+    assert cfg.optim_wrapper.clip_grad.max_norm == 1.0
+    assert cfg.default_hooks.checkpoint.interval == 5
+
+
+@pytest.mark.parametrize('name', sorted(NAMES - PUBLISHED))
+def test_small_card_jobs_validate_on_true_boxes_and_test_on_detections(repo, name):
+    cfg = Config.fromfile(repo / 'configs' / f'{name}.py')
+    assert 'bbox_file' not in cfg.val_dataloader.dataset
+    hooks = {hook.type: hook for hook in cfg.custom_hooks}
+    assert hooks['sapiens_plugin.FlipTestHook'] == dict(
+        type='sapiens_plugin.FlipTestHook', val=False, test=True
+    )
+    assert bool(cfg.test_dataloader.dataset.bbox_file) == ('tiny' not in name)
+
+
+def test_coco_root_moves_the_data(repo, monkeypatch):
+    monkeypatch.setenv('COCO_ROOT', '/data sets/coco')
+    cfg = Config.fromfile(repo / 'configs' / 'sapiens1b_gtx1650.py')
+    assert cfg.train_dataloader.dataset.data_root == '/data sets/coco'

@@ -1,0 +1,108 @@
+"""Two processes on the CPU, through MMPose's own launch scripts."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# Writes each rank's weights where a test can compare them.
+RANK_DUMP = """
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RankDump(Hook):
+    def after_train_epoch(self, runner):
+        path = f'{runner.work_dir}/rank_{get_rank()}_epoch_{runner.epoch + 1}.pth'
+        torch.save(runner.model.module.state_dict(), path)
+"""
+
+
+@pytest.fixture
+def job(demo_config, tmp_path) -> Path:
+    (tmp_path / 'rank_dump.py').write_text(RANK_DUMP, encoding='utf-8')
+    demo_config.custom_imports.imports.append('rank_dump')
+    demo_config.custom_hooks.append(dict(type='mmengine.RankDump'))
+    demo_config.train_dataloader.batch_size = 4
+    demo_config.train_dataloader.sampler.shuffle = True
+    # 3 batches an epoch and process: the switch comes in the middle of a step.
+    demo_config.optim_wrapper.accumulative_counts = 2
+    demo_config.train_cfg.max_epochs = 3
+    demo_config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    for scheduler in demo_config.param_scheduler[:-1]:
+        scheduler.optimizer_steps = 2
+    demo_config.param_scheduler[-1].end = 3
+    demo_config.dump(tmp_path / 'job.py')
+    return tmp_path / 'job.py'
+
+
+def call(*command, cwd) -> str:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    answer = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        timeout=400,
+        capture_output=True,
+        text=True,
+        encoding='utf-8',
+        env={
+            **os.environ,
+            'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
+            'PYTHONPATH': str(cwd),
+            'PORT': str(port),
+            'OMP_NUM_THREADS': '1',
+        },
+    )
+    said = answer.stdout + answer.stderr
+    assert answer.returncode == 0, said[-4000:]
+    return said
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='the launch scripts need bash')
+def test_two_processes_train_and_test_like_one(job, repo, tmp_path):
+    said = call('bash', repo / 'tools/dist_train.sh', job, 2, cwd=tmp_path)
+    assert 'Phase 1 (head only) from epoch 1' in said
+    assert 'Phase 2 (full fine-tuning) from epoch 2' in said
+
+    work = tmp_path / 'work'
+    weights = {
+        (rank, epoch): torch.load(work / f'rank_{rank}_epoch_{epoch}.pth')
+        for rank in (0, 1)
+        for epoch in (1, 2, 3)
+    }
+    for epoch in (1, 2, 3):
+        for name, value in weights[0, epoch].items():
+            assert torch.equal(value, weights[1, epoch][name]), (epoch, name)
+    for name, value in weights[0, 1].items():
+        moved = not torch.equal(value, weights[0, 3][name])
+        assert moved, f'{name} did not train in phase 2'
+
+    checkpoint, results = work / 'epoch_3.pth', {}
+    for count in (1, 2):
+        command = (
+            (sys.executable, repo / 'tools/test.py', job, checkpoint)
+            if count == 1
+            else ('bash', repo / 'tools/dist_test.sh', job, checkpoint, count)
+        )
+        work = tmp_path / str(count)
+        flags = ('--out', f'{work}.json', '--work-dir', work)
+        option = f'test_evaluator.outfile_prefix={work}/poses'
+        call(*command, *flags, '--cfg-options', option, cwd=tmp_path)
+        poses = json.loads((work / 'poses.keypoints.json').read_text('utf-8'))
+        results[count] = (
+            json.loads(Path(f'{work}.json').read_text('utf-8'))['coco/AP'],
+            sorted(poses, key=lambda pose: (pose['image_id'], pose['score'])),
+        )
+    # Three epochs teach nothing, so the poses themselves are compared beside the AP.
+    assert len(results[1][1]) >= 8
+    assert results[1] == results[2]

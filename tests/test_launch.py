@@ -1,0 +1,246 @@
+"""The tools: hand-over to the stock scripts, and what they say of bad input."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sapiens_plugin import launch
+from sapiens_plugin.vit.model import SapiensViT
+
+
+def run(tool, *argv, monkeypatch, capsys):
+    """Run a tool in this process; return its exit code and what it said."""
+    monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', *map(str, argv)])
+    code = 0
+    try:
+        launch.main(tool)
+    except SystemExit as exit_:
+        code = exit_.code or 0
+    return code, capsys.readouterr().err
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    return lambda name, *argv: run(name, *argv, monkeypatch=monkeypatch, capsys=capsys)
+
+
+@pytest.fixture
+def job(demo, demo_config, tmp_path):
+    """A job of its own data that can be spoiled: its config file and its data."""
+    root = shutil.copytree(demo.root, tmp_path / 'data')
+    for split in ('train', 'val', 'test'):
+        demo_config[f'{split}_dataloader'].dataset.data_root = str(root)
+    demo_config.train_cfg.max_epochs = 1
+    demo_config.param_scheduler = None
+    path = tmp_path / 'job.py'
+    demo_config.dump(path)
+    return path, root
+
+
+def with_weights(job, path):
+    """The same job, started from a weight file."""
+    config, _ = job
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    text = (
+        f'_base_ = {str(config)!r}\nmodel = dict(backbone=dict(init_cfg={init_cfg}))\n'
+    )
+    (config.parent / 'with_weights.py').write_text(
+        text.replace('init_cfg={', "init_cfg={'_delete_': True, "), encoding='utf-8'
+    )
+    return config.parent / 'with_weights.py'
+
+
+def spoil_annotations(root, change):
+    path = root / 'annotations' / 'person_keypoints_train.json'
+    change(path)
+    return path.name
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda p: p.unlink(), 'does not exist'),
+        (lambda p: p.write_bytes(p.read_bytes()[:-500]), 'cut short'),
+        (lambda p: p.write_text('<html>'), 'is not JSON'),
+        (lambda p: p.write_text(''), 'is not JSON'),
+    ],
+)
+def test_bad_annotation_files_are_named_before_anything_starts(
+    change, message, job, tool, tmp_path
+):
+    config, root = job
+    name = spoil_annotations(root, change)
+    code, said = tool('train', config)
+    assert code == 2
+    assert name in said and message in said and 'data_root' in said
+    assert 'Traceback' not in said
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize('state', ['missing', 'empty'])
+def test_a_bad_image_directory_is_named(state, job, tool):
+    config, root = job
+    shutil.rmtree(root / 'images' / 'train')
+    if state == 'empty':
+        (root / 'images' / 'train').mkdir()
+    code, said = tool('train', config)
+    assert code == 2 and str(root / 'images' / 'train') in said
+    assert ('does not exist' if state == 'missing' else 'is empty') in said
+
+
+def test_missing_detections_name_the_way_to_true_boxes(job, tool, tmp_path):
+    config, _ = job
+    options = ('--cfg-options', 'test_dataloader.dataset.bbox_file=no/boxes.json')
+    code, said = tool('test', config, tmp_path / 'any.pth', *options)
+    assert code == 2 and 'no/boxes.json' in said.replace('\\', '/')
+    assert "test_dataloader.dataset.bbox_file=''" in said
+
+
+def test_an_image_that_does_not_decode_is_named(job, tool):
+    config, root = job
+    victim = sorted((root / 'images' / 'train').iterdir())[3]
+    victim.write_bytes(victim.read_bytes()[:100])
+    for workers in (0, 1):  # an error in a worker arrives wrapped
+        code, said = tool(
+            'train', config, '--cfg-options', f'train_dataloader.num_workers={workers}'
+        )
+        assert code == 2
+        last = said.strip().splitlines()[-1]
+        assert last.startswith(f'tools/train.py: The image {victim} does not decode')
+        assert 'Traceback' not in last
+
+
+def test_an_annotated_image_that_is_missing_is_named(job, tool):
+    config, root = job
+    victim = sorted((root / 'images' / 'train').iterdir())[3]
+    victim.unlink()
+    code, said = tool('train', config)
+    assert code == 2 and victim.name in said and 'are missing' in said
+
+
+def test_an_unknown_arch_is_named(job, tool):
+    config, _ = job
+    code, said = tool(
+        'train', config, '--cfg-options', 'model.backbone.arch=sapiens_9b'
+    )
+    assert code == 2 and "'sapiens_9b' is not a Sapiens size" in said
+
+
+def test_weights_of_another_size_are_named(job, tool, tmp_path):
+    arch = dict(embed_dims=48, num_layers=2, num_heads=2, feedforward_channels=64)
+    vit = SapiensViT(arch, img_size=(64, 64))
+    torch.save(vit.state_dict(), tmp_path / 'other.pth')
+    code, said = tool('train', with_weights(job, tmp_path / 'other.pth'))
+    assert code == 2 and '48 dims' in said and 'model.backbone.arch' in said
+
+
+@pytest.mark.parametrize('content', [None, b'', b'<!doctype html>', b'PK\x03\x04 cut'])
+def test_bad_weights_are_named_before_the_data_are_read(content, job, tool, tmp_path):
+    path = tmp_path / 'weights.pt2'
+    if content is not None:
+        path.write_bytes(content)
+    config = with_weights(job, path)
+    code, said = tool('train', config)
+    assert code == 2 and str(path) in said
+    assert not (tmp_path / 'work').exists()
+    assert tool('test', config, path)[0] == 2
+
+
+def test_an_unwritable_work_directory_is_named_and_nothing_is_lost(job, tool, tmp_path):
+    config, _ = job
+    (tmp_path / 'file').write_text('kept')
+    code, said = tool('train', config, '--work-dir', tmp_path / 'file' / 'work')
+    assert code == 2 and 'cannot be written' in said and '--work-dir' in said
+    assert (tmp_path / 'file').read_text() == 'kept'
+
+
+def test_a_missing_config_is_named(tool):
+    code, said = tool('train', 'configs/nothing.py')
+    assert code == 2 and 'configs/nothing.py does not exist' in said
+
+
+def test_amp_beside_a_wrapper_that_chooses_its_precision_is_explained(job, tool):
+    config, _ = job
+    options = ('--cfg-options', 'optim_wrapper.type=sapiens_plugin.Streamed')
+    code, said = tool('train', config, '--amp', *options)
+    assert code == 2 and 'Leave --amp out' in said and 'optim_wrapper.precision' in said
+
+
+def test_auto_scale_lr_without_its_base_is_explained(job, tool):
+    config, _ = job
+    code, said = tool('train', config, '--auto-scale-lr')
+    assert code == 2 and 'base_batch_size' in said
+
+
+def test_the_stock_scripts_answer_for_their_flags(capsys, monkeypatch):
+    for name, flag in [('train', '--auto-scale-lr'), ('test', '--badcase')]:
+        monkeypatch.setattr(sys, 'argv', [f'{name}.py', '--help'])
+        with pytest.raises(SystemExit) as exit_:
+            launch.main(name)
+        assert exit_.value.code == 0
+        assert flag in capsys.readouterr().out
+
+
+def test_train_amp_resume_and_test_from_another_directory(job, demo, repo, tmp_path):
+    """The stock tools with their flags, from a directory that is not the project's."""
+    config, _ = job
+    elsewhere = tmp_path / 'else where'
+    elsewhere.mkdir()
+
+    def call(*command):
+        answer = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=elsewhere,
+            timeout=300,
+            capture_output=True,
+            text=True,
+            encoding='utf-8',
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        )
+        assert answer.returncode == 0, answer.stderr[-3000:]
+        return answer.stdout + answer.stderr
+
+    train = (repo / 'tools' / 'train.py', config, '--work-dir', 'runs')
+    call(*train, '--amp', '--no-validate')
+    said = call(*train, '--amp', '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
+    assert 'resumed epoch: 1' in said
+    last = elsewhere / 'runs' / 'epoch_2.pth'
+    assert last.is_file()
+    flags = ('--out', 'metrics.json', '--dump', 'dump.pkl', '--show-dir', 'drawn')
+    call(repo / 'tools' / 'test.py', config, last, '--work-dir', 'tested', *flags)
+    assert 'coco/AP' in (elsewhere / 'metrics.json').read_text(encoding='utf-8')
+    assert (elsewhere / 'dump.pkl').is_file()
+    assert list((elsewhere / 'tested').glob('*/drawn/*.jpg'))
+
+
+def test_slurm_scripts_pass_absolute_paths_to_srun(repo, tmp_path):
+    """``srun`` is stood in for: it prints the command it would run, and where."""
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\necho "$PWD|$*"\n')
+    srun.chmod(0o755)
+    for name, arguments, expected in [
+        ('slurm_train.sh', ('c.py', 'runs', '--resume'), f'--work-dir={tmp_path}/runs'),
+        ('slurm_test.sh', ('c.py', 'k.pth'), f'{tmp_path}/k.pth'),
+    ]:
+        answer = subprocess.run(
+            ['bash', repo / 'tools' / name, 'gpu', 'job', *arguments],
+            cwd=tmp_path,
+            timeout=60,
+            capture_output=True,
+            text=True,
+            env={**os.environ, 'PATH': f'{tmp_path}:{_python_path()}'},
+        )
+        assert answer.returncode == 0, answer.stderr
+        directory, _, command = answer.stdout.strip().partition('|')
+        assert Path(directory) == repo
+        assert f'tools/{name.split("_")[1][:-3]}.py {tmp_path}/c.py' in command
+        assert expected in command
+
+
+def _python_path():
+    return f'{Path(sys.executable).parent}:{os.environ["PATH"]}'

@@ -1,4 +1,4 @@
-"""Refuse checkpoints that would load in part."""
+"""Refuse checkpoints that would load, or resume, in part."""
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -10,10 +10,12 @@ from sapiens_plugin.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckpointGuardHook(Hook):
-    """Fail when a checkpoint does not fill the whole model.
+    """Fail when a checkpoint does not fill the whole model, or cannot be resumed.
 
     Stock MMEngine warns and goes on with random weights in the gaps: a test then
-    reports an AP near zero, and a resumed run starts over without a word.
+    reports an AP near zero, and a resumed run starts over without a word. It also
+    resumes without the optimizer's state where there is none, and keeps the
+    checkpoint's schedules when the config's have changed.
     """
 
     # Where a checkpoint may differ: input normalisation is a matter of the config.
@@ -23,8 +25,11 @@ class CheckpointGuardHook(Hook):
         """Compare names and shapes before anything is copied.
 
         Raises:
-            InputError: A name is missing, left over or of another shape.
+            InputError: A name is missing, left over or of another shape; or the run is
+                to be resumed, and the file holds weights alone.
         """
+        if runner._resume:
+            self._check_resume(runner, checkpoint)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
         weights = checkpoint.get('state_dict', checkpoint)
@@ -47,6 +52,27 @@ class CheckpointGuardHook(Hook):
                 'trained with. To take over its backbone alone, for another head or '
                 'input size, name the file in model.backbone.init_cfg.checkpoint.'
             )
+
+    def _check_resume(self, runner: Runner, checkpoint: dict) -> None:
+        if not {'meta', 'optimizer'} <= checkpoint.keys():
+            raise InputError(
+                'The checkpoint holds weights alone, as best_*.pth do; no run can be '
+                'resumed from it. Resume from an epoch_N.pth, or start anew from '
+                'these weights with --cfg-options load_from=PATH and without --resume.'
+            )
+        saved = [_settings(state) for state in checkpoint.get('param_schedulers', [])]
+        own = [_settings(s.state_dict()) for s in runner.param_schedulers or []]
+        if saved != own:
+            runner.logger.warning(
+                'The learning rate or param_scheduler of the config differs from that '
+                "of the checkpoint. A resumed run goes on with the checkpoint's."
+            )
+
+
+def _settings(scheduler_state: dict) -> dict:
+    """Leave out what changes as a scheduler steps."""
+    moving = ('last_step', '_global_step', '_last_value', 'verbose')
+    return {k: v for k, v in scheduler_state.items() if k not in moving}
 
 
 def _describe(shape: tuple | None) -> str:

@@ -23,6 +23,11 @@ from sapiens_plugin.errors import InputError
 
 # The first bytes of torch.save's format before PyTorch 1.6: a pickled magic number.
 _LEGACY_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
+# What unpickling damaged bytes raises (Python's manual: "not necessarily limited to").
+_PICKLE_ERRORS = (
+    EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError,
+    MemoryError, OverflowError, RecursionError,
+)  # fmt: skip
 _STORAGE_DTYPES = {
     'DoubleStorage': torch.float64,
     'FloatStorage': torch.float32,
@@ -145,7 +150,13 @@ def load_pickle(path: str | Path) -> Any:
             'code of its author. Nothing was executed. If you trust the author, ask '
             'for the weights as safetensors or as a plain state_dict of tensors.'
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except (
+        *_PICKLE_ERRORS,
+        RuntimeError,
+        OSError,
+        AssertionError,
+        struct.error,
+    ) as error:
         raise _damaged(path, error) from error
 
 
@@ -291,13 +302,6 @@ def _open_torchscript(path: Path) -> dict[str, LazyTensor]:
             ),
         )
     return tensors
-
-
-# What unpickling damaged bytes raises (Python's manual: "not necessarily limited to").
-_PICKLE_ERRORS = (
-    EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError,
-    MemoryError, OverflowError, RecursionError,
-)  # fmt: skip
 
 
 def _walk(module: Mapping, prefix: str = ''):

@@ -1,9 +1,11 @@
 """Hooks that notice what would go wrong silently."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from sapiens_plugin.errors import InputError
 
@@ -77,6 +79,43 @@ def test_a_checkpoint_that_would_load_in_part_is_refused(
     demo_config.load_from = str(checkpoint)
     with pytest.raises(InputError, match=message):
         make_runner(demo_config).test()
+
+
+def test_weights_alone_cannot_be_resumed(demo_config, make_runner, checkpoint):
+    demo_config.update(resume=True, load_from=str(checkpoint))
+    with pytest.raises(InputError, match='holds weights alone'):
+        make_runner(demo_config).train()
+
+
+@pytest.mark.parametrize('lr, warns', [(1e-3, False), (2e-3, True)])
+def test_a_changed_schedule_is_said_to_be_ignored(lr, warns, demo_config, make_runner):
+    demo_config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    demo_config.train_cfg.max_epochs = 2
+    make_runner(demo_config).train()
+    demo_config.optim_wrapper.optimizer.lr = lr
+    demo_config.update(resume=True, load_from=f'{demo_config.work_dir}/epoch_1.pth')
+    runner = make_runner(demo_config)
+    runner.train()
+    (log,) = Path(runner.log_dir).glob('*.log')
+    assert ('param_scheduler of the config differs' in log.read_text('utf-8')) == warns
+
+
+def test_resuming_runs_no_config_out_of_a_checkpoint(
+    demo_config, make_runner, tmp_path
+):
+    demo_config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    demo_config.train_cfg.max_epochs = 1
+    demo_config.param_scheduler = None
+    make_runner(demo_config).train()
+    path = f'{demo_config.work_dir}/epoch_1.pth'
+    content = CheckpointLoader.load_checkpoint(path)
+    marker = tmp_path / 'executed'
+    content['meta']['config'] = f"open({str(marker)!r}, 'w')"
+    torch.save(content, tmp_path / 'hostile.pth')
+    demo_config.train_cfg.max_epochs = 2
+    demo_config.update(resume=True, load_from=str(tmp_path / 'hostile.pth'))
+    make_runner(demo_config).train()
+    assert not marker.exists()
 
 
 def test_flip_testing_is_for_tests_alone(demo_config, make_runner, checkpoint):

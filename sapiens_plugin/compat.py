@@ -1,0 +1,556 @@
+"""Every repair of the OpenMMLab stack, in one room.
+
+The stack (mmengine 0.10.7, mmcv-lite 2.1.0, mmdet 3.3.0, mmpose 1.3.2) was released
+before the PyTorch it runs on here. Each function below repairs one thing, says in its
+docstring what was seen, why, and what is done about it, and does nothing where nothing
+is broken. :func:`apply` calls them all. They must come before ``mmpose.models``, whose
+import is among the things that fail; ``import sapiens_plugin.registry`` sees to that.
+"""
+
+import importlib.machinery
+import importlib.util
+import pickle
+import re
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterable
+from functools import cache, wraps
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.vit.checkpoint import load_pickle, sniff
+
+
+@cache
+def apply() -> None:
+    """Repair everything, once in a process."""
+    silence_known_warnings()
+    stand_in_for_mmcv_ops()
+    stand_in_for_torchvision()
+    allow_mmengine_checkpoints()
+    load_checkpoints_on_cpu()
+    release_resumed_checkpoints()
+    run_amp_on_cpu()
+    run_distributed_on_cpu()
+    repair_spawned_workers()
+
+
+# --- Imports ------------------------------------------------------------------------
+
+
+# Text, kind and origin of warnings that no user can act on. MMEngine asks pkg_resources
+# where a package is, and setuptools is pinned for that. MMPose's data sets name their
+# description by its path in the source tree; the one warned about is the copy in the
+# wheel that is used instead. torch.cuda.amp.GradScaler is another name of the class in
+# use. MMEngine's broadcast_buffers=False does what it always did: every rank starts
+# from rank 0's buffers, as Runner sends them round itself.
+_HARMLESS_WARNINGS = (
+    (
+        'pkg_resources is deprecated as an API',
+        UserWarning,
+        'mmengine.utils.package_utils',
+    ),
+    (
+        'The metainfo config file .* A matched config file',
+        UserWarning,
+        'mmpose.datasets.datasets.utils',
+    ),
+    (
+        '`torch.cuda.amp.GradScaler',
+        FutureWarning,
+        'mmengine.optim.optimizer.amp_optimizer_wrapper',
+    ),
+    (
+        '`broadcast_buffers` is deprecated',
+        FutureWarning,
+        'mmengine.model.wrappers.distributed',
+    ),
+)
+
+
+@cache
+def silence_known_warnings() -> None:
+    """Keep warnings that no user can act on out of the log.
+
+    Symptom:
+        Every run begins with deprecations: of pkg_resources, of MMEngine's own
+        FileClient, of DistributedDataParallel's ``broadcast_buffers``, and more.
+
+    Cause:
+        The stack calls what has newer names by now.
+
+    Cure:
+        Each of them is ignored by its text, its kind and the module it comes from. The
+        two that go through MMEngine's log are all that its module logs.
+    """
+    from mmengine.fileio import file_client
+
+    for message, category, module in _HARMLESS_WARNINGS:
+        warnings.filterwarnings('ignore', message, category, re.escape(module) + '$')
+    file_client.print_log = lambda *args, **kwargs: None
+
+
+@cache
+def stand_in_for_mmcv_ops() -> None:
+    """Let ``mmcv.ops`` be imported without its compiled half.
+
+    Symptom:
+        ``import mmpose.models``: No module named 'mmcv._ext'.
+
+    Cause:
+        mmcv-lite has no compiled ops, and heads of MMPose that a top-down ViT does
+        not use import them.
+
+    Cure:
+        A stand-in module whose ops raise when they are called. With full mmcv,
+        nothing.
+    """
+    if importlib.util.find_spec('mmcv._ext') is None:
+        sys.modules['mmcv._ext'] = _module('mmcv._ext', __getattr__=_missing_op)
+
+
+def _missing_op(name: str) -> Callable:
+    if name.startswith('__'):  # the import system looks for __path__ and the like
+        raise AttributeError(name)
+
+    def op(*args, **kwargs):
+        raise NotImplementedError(
+            f'The compiled op {name!r} of mmcv was called, and the installed mmcv-lite '
+            'has none. A top-down ViT needs no such op; for a model that does, install '
+            'the full mmcv 2.1.0 in the place of mmcv-lite.'
+        )
+
+    return op
+
+
+@cache
+def stand_in_for_torchvision() -> None:
+    """Let ``mmpose.visualization`` be imported whatever torchvision there is.
+
+    Symptom:
+        No module named 'torchvision', or: operator torchvision::nms does not exist.
+
+    Cause:
+        MMPose's drawing of SimCC heat maps imports ``ToPILImage``. A torchvision built
+        for CUDA cannot load its ops beside a CPU-only torch, and fails at giving them
+        shape rules.
+
+    Cure:
+        Without torchvision, a stand-in that is gone as soon as that import is over:
+        one that stayed would tell other packages that torchvision is there. Beside a
+        CPU-only torch, the two ops are declared and the import is done again. With a
+        torchvision that works, nothing.
+    """
+    if importlib.util.find_spec('torchvision') is None:
+        _import_visualization_without_torchvision()
+        return
+    try:
+        importlib.import_module('torchvision')
+    except RuntimeError as error:
+        if 'operator torchvision::' not in str(error):
+            raise
+        for op in ('nms', 'qnms'):
+            torch.library.define(
+                f'torchvision::{op}',
+                '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+            )
+        importlib.import_module('torchvision')
+
+
+def _import_visualization_without_torchvision() -> None:
+    class ToPILImage:
+        def __init__(self, *args):
+            raise NotImplementedError(
+                'Drawing SimCC heat maps needs torchvision, which is not installed.'
+            )
+
+    transforms = _module('torchvision.transforms', ToPILImage=ToPILImage)
+    stand_ins = {
+        'torchvision': _module('torchvision', __path__=[], transforms=transforms),
+        'torchvision.transforms': transforms,
+    }
+    sys.modules.update(stand_ins)
+    try:
+        importlib.import_module('mmpose.visualization')
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+
+
+def _module(name: str, **attributes: Any) -> types.ModuleType:
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
+    vars(module).update(attributes)
+    return module
+
+
+# --- Checkpoints --------------------------------------------------------------------
+
+
+@cache
+def allow_mmengine_checkpoints() -> None:
+    """Let PyTorch's restricted unpickler read what MMEngine writes.
+
+    Symptom:
+        ``--resume``: Weights only load failed.
+
+    Cause:
+        Besides tensors, a checkpoint of MMEngine holds the histories of the log and
+        the colours of the data set, as ``HistoryBuffer`` and NumPy values, which
+        PyTorch 2.6 and later refuse.
+
+    Cure:
+        Exactly those names are allowed, in the spellings of NumPy 1 and 2. Where a
+        name could do more than make a number or an array, a narrower function answers
+        to it. Loading with ``weights_only=False`` would run whatever a file asks for.
+    """
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    allowed = [
+        HistoryBuffer,
+        (_history_buffer_method, 'builtins.getattr'),
+        (_empty_bytes, 'builtins.bytes'),
+        (_Dtype, 'numpy.dtype'),
+        (_Array, 'numpy.ndarray'),
+    ]
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        allowed += [
+            (_Array, f'{module}._reconstruct'),
+            (_scalar, f'{module}.scalar'),
+        ]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def _history_buffer_method(owner: Any, name: str) -> Callable:
+    """Answer for ``getattr``, by which a HistoryBuffer's statistics are pickled."""
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise _refusal('builtins.getattr', f'on {name!r} of {owner!r}')
+    return getattr(HistoryBuffer, name)
+
+
+def _refusal(name: str, purpose: str) -> pickle.UnpicklingError:
+    # Worded as PyTorch words its own.
+    return pickle.UnpicklingError(f'Unsupported global: GLOBAL {name} {purpose}')
+
+
+def _empty_bytes() -> bytes:
+    """Answer for ``bytes``, by which the values of an empty array are pickled."""
+    return b''
+
+
+class _Dtype:
+    """Answer for ``numpy.dtype``: numbers and strings, in either byte order.
+
+    The state of a real dtype has flags that say, among other things, that its values
+    are pointers; NumPy believes them.
+    """
+
+    def __init__(self, code: str, *_):
+        if not re.fullmatch(r'[biufcSU]\d+', str(code)):
+            raise _refusal('numpy.dtype', f'for values of {code!r}')
+        self.numpy = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, byte_order, *_ = state
+        self.numpy = self.numpy.newbyteorder(byte_order)
+
+
+class _Array(np.ndarray):
+    """Answer for ``numpy.ndarray``: takes its values once, of a checked dtype.
+
+    NumPy's own constructor would make pointers of the bytes of a file.
+    """
+
+    def __new__(cls, *_):
+        return super().__new__(cls, (0,))
+
+    def __setstate__(self, state: tuple) -> None:
+        if self.shape != (0,):
+            raise _refusal('numpy.ndarray', 'to take values twice')
+        _, shape, dtype, fortran_order, values = state
+        super().__setstate__((1, shape, dtype.numpy, fortran_order, values))
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        # The next checkpoint must not name this class.
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+def _scalar(dtype: _Dtype, value: bytes) -> np.generic:
+    return np.frombuffer(value, dtype.numpy, count=1)[0]
+
+
+@cache
+def load_checkpoints_on_cpu() -> None:
+    """Read every checkpoint into host memory, page by page as it is used.
+
+    Symptom:
+        ``--resume`` on a 4 GB card runs out of memory: 14 GB at 1B. A file from the
+        internet runs code.
+
+    Cause:
+        ``Runner.resume`` has the whole file put where the model is, optimizer state
+        included. What comes by HTTP goes through a function of ``torch.hub`` whose
+        default is ``weights_only=False``.
+
+    Cure:
+        MMEngine's loaders for files and for HTTP are replaced. ``load_state_dict`` of
+        models and optimizers then copies each tensor to where it belongs.
+    """
+    from mmengine.runner import checkpoint
+
+    checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)
+    checkpoint.load_url = load_url
+
+
+def load_from_local(path: str | Path, map_location: Any = None) -> dict:
+    """Load a checkpoint file onto the CPU, executing nothing.
+
+    Args:
+        path: A file of ``torch.save`` or safetensors.
+        map_location: Where MMEngine wants it. Not heeded.
+
+    Raises:
+        InputError: The file is missing, damaged, of another kind, or its pickle asks
+            for anything but weights and what MMEngine logs.
+    """
+    path = Path(path).expanduser()
+    kind = sniff(path)
+    if kind == 'torchscript':
+        raise InputError(
+            f'{path} is a TorchScript archive: weights to start training from, not a '
+            'checkpoint of a run. Name it in the config, or with --cfg-options '
+            f'model.backbone.init_cfg.checkpoint={path}, and not as load_from, '
+            '--resume or the checkpoint of tools/test.py.'
+        )
+    if kind == 'safetensors':
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    checkpoint = load_pickle(path)
+    # Runner.resume runs this text, of releases before 2022, as a Python config.
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)
+    return checkpoint
+
+
+def load_url(
+    url: str,
+    model_dir: str | None = None,
+    map_location: Any = None,
+    progress: bool = True,
+) -> dict:
+    """Download a checkpoint to PyTorch's cache, once, and load it from there.
+
+    Args:
+        url: Its address.
+        model_dir: Another directory than PyTorch's cache.
+        map_location: Where MMEngine wants it. Not heeded.
+        progress: Whether to draw a progress bar.
+
+    Raises:
+        InputError: As :func:`load_from_local`, or it could not be fetched.
+    """
+    folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
+    path = folder / PurePosixPath(urlparse(url).path).name
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), progress=progress)
+        except OSError as error:
+            raise InputError(
+                f'The checkpoint {url} could not be fetched ({error}). Check the '
+                f'address, or put the file at {path} yourself.'
+            ) from error
+    return load_from_local(path)
+
+
+@cache
+def release_resumed_checkpoints() -> None:
+    """Give a resumed optimizer memory of its own.
+
+    Symptom:
+        On Windows, a run that was resumed cannot delete or replace the checkpoint it
+        was resumed from, and stops with PermissionError when it has kept enough.
+
+    Cause:
+        ``Optimizer.load_state_dict`` copies only what has to change its device or
+        dtype. Adam's step counters, and on the CPU everything, stay views of the
+        mapped file, and one of them keeps all of it mapped.
+
+    Cure:
+        What the optimizer wrapper took over as it was is replaced by copies.
+    """
+    from mmengine.optim import AmpOptimWrapper, BaseOptimWrapper
+
+    # The second overrides the first without calling it.
+    for wrapper in (BaseOptimWrapper, AmpOptimWrapper):
+        wrapper.load_state_dict = _copying(wrapper.load_state_dict)
+
+
+def _copying(load_state_dict: Callable) -> Callable:
+    @wraps(load_state_dict)
+    def load_and_copy(self, state_dict: dict) -> None:
+        tables = [*state_dict['state'].values(), state_dict.get('base_param_settings')]
+        loaded = {value.data_ptr() for _, _, value in _tensors(tables)}
+        load_state_dict(self, state_dict)
+        tables = [*self.optimizer.state.values(), self.base_param_settings]
+        for table, name, value in _tensors(tables):
+            if value.data_ptr() in loaded:
+                table[name] = value.clone()
+
+    return load_and_copy
+
+
+def _tensors(tables: Iterable[dict | None]) -> list[tuple[dict, str, Tensor]]:
+    return [
+        (table, name, value)
+        for table in tables
+        if table is not None
+        for name, value in table.items()
+        if isinstance(value, Tensor)
+    ]
+
+
+# --- Running without a GPU ----------------------------------------------------------
+
+
+@cache
+def run_amp_on_cpu() -> None:
+    """Let ``--amp`` run where there is no accelerator.
+
+    Symptom:
+        AmpOptimizerWrapper is only available training on gpu, npu, mlu or musa.
+
+    Cause:
+        The stock wrapper asserts an accelerator, though autocast runs on CPUs too.
+
+    Cure:
+        In MMPose's scope, the same name stands for a wrapper that runs in bfloat16
+        without loss scaling. With an accelerator, nothing. Checkpoints of either
+        resume in the other.
+    """
+    from mmengine.device import get_device
+
+    if get_device() != 'cpu':
+        return
+
+    from mmengine.logging import print_log
+    from mmengine.optim import AmpOptimWrapper as StockAmpOptimWrapper
+    from mmengine.optim import OptimWrapper
+    from mmpose.registry import OPTIM_WRAPPERS
+
+    @OPTIM_WRAPPERS.register_module()
+    class AmpOptimWrapper(StockAmpOptimWrapper):
+        def __init__(
+            self,
+            loss_scale: str | float | dict = 'dynamic',
+            dtype: str | torch.dtype | None = None,
+            use_fsdp: bool = False,
+            **kwargs,
+        ):
+            # Not the stock wrapper's own, which is the one that asserts.
+            OptimWrapper.__init__(self, **kwargs)
+            self._scale_update_param = None
+            self.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)
+            self.cast_dtype = torch.bfloat16
+            print_log(
+                'Mixed precision on the CPU: bfloat16, without loss scaling.',
+                logger='current',
+            )
+
+        def state_dict(self) -> dict:
+            # The scaler of a GPU refuses the empty state of this one, and does well
+            # without any.
+            state = super().state_dict()
+            del state['loss_scaler']
+            return state
+
+
+@cache
+def run_distributed_on_cpu() -> None:
+    """Let ``tools/dist_train.sh`` run where there is no accelerator.
+
+    Symptom:
+        module 'torch._C' has no attribute '_cuda_setDevice'; then: device_ids and
+        output_device arguments only work with single-device GPU modules.
+
+    Cause:
+        MMEngine selects a CUDA device and takes the backend ``nccl`` from the config,
+        and ``Runner.wrap_model`` names a device to DistributedDataParallel.
+
+    Cure:
+        Processes meet over gloo, and no device is named. With an accelerator, nothing.
+    """
+    from mmengine.device import get_device
+
+    if get_device() != 'cpu':
+        return
+
+    from mmengine.dist import utils
+    from mmengine.model import MMDistributedDataParallel
+
+    def init_dist_pytorch(backend: str, init_backend: str = 'torch', **kwargs) -> None:
+        torch.distributed.init_process_group('gloo', **kwargs)
+
+    utils._init_dist_pytorch = init_dist_pytorch
+
+    stock_init = MMDistributedDataParallel.__init__
+
+    @wraps(stock_init)
+    def init(self, module, *args, device_ids=None, **kwargs) -> None:
+        stock_init(self, module, *args, **kwargs)
+
+    MMDistributedDataParallel.__init__ = init
+
+
+# --- Windows ------------------------------------------------------------------------
+
+
+@cache
+def repair_spawned_workers() -> None:
+    """Repair the stack in data-loading workers too.
+
+    Symptom:
+        On Windows, with ``mmdet`` transforms in the pipeline: DataLoader worker exited
+        unexpectedly, and above it: No module named 'mmcv._ext'.
+
+    Cause:
+        Where processes are spawned and not forked, a worker is a fresh Python that
+        imports the data set's modules while it unpickles it, before any code of ours.
+
+    Cure:
+        The function that a worker runs is unpickled before its arguments are. The one
+        put in its place repairs the stack when that happens.
+    """
+    from torch.utils.data._utils import worker
+
+    worker._worker_loop = _WorkerLoop(worker._worker_loop)
+
+
+class _WorkerLoop:
+    """PyTorch's loop of a data-loading worker; to unpickle it repairs the stack."""
+
+    def __init__(self, loop: Callable):
+        self._loop = loop
+
+    def __call__(self, *args) -> None:
+        self._loop(*args)
+
+    def __reduce__(self) -> tuple:
+        return _repaired_worker_loop, ()
+
+
+def _repaired_worker_loop() -> Callable:
+    from torch.utils.data._utils import worker
+
+    apply()
+    return worker._worker_loop

@@ -1,0 +1,1 @@
+"""Bringing data here: COCO, the published weights, and the demo data."""

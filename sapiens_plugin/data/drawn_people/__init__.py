@@ -1,0 +1,1 @@
+"""Pictures of people, drawn with their keypoints: what the demo data is made of."""

@@ -22,8 +22,12 @@ model = dict(
         deconv_out_channels=(64, 64),
         conv_out_channels=(64,),
         conv_kernel_sizes=(1,),
+        # The loss of a heatmap that is almost all zeros is a few thousandths, so small
+        # that Adam's eps damps what few epochs have to move fast.
+        loss=dict(loss_weight=1000.0),
         decoder=codec,
     ),
+    train_cfg=dict(compute_acc=False),
 )
 
 # Drawings need less augmentation than photographs.
@@ -33,9 +37,9 @@ train_pipeline = [
     dict(type='RandomFlip', direction='horizontal'),
     dict(
         type='RandomBBoxTransform',
-        shift_factor=0.05,
-        scale_factor=(0.85, 1.15),
-        rotate_factor=20,
+        shift_factor=0.03,
+        scale_factor=(0.9, 1.1),
+        rotate_factor=15,
     ),
     dict(type='TopdownAffine', input_size=codec['input_size'], use_udp=True),
     dict(type='GenerateTarget', encoder=codec),
@@ -79,14 +83,14 @@ test_dataloader = dict(
 )
 
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3, weight_decay=0.05),
+    optimizer=dict(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.05, fused=True),
     # Random weights are no pre-training: every layer has all to learn.
     paramwise_cfg=dict(layer_decay_rate=1.0),
     clip_grad=dict(max_norm=5.0),
 )
 
-warmup_epochs, max_epochs = 1, 30
-train_cfg = dict(max_epochs=max_epochs, val_interval=5)
+warmup_epochs, max_epochs = 1, 16
+train_cfg = dict(max_epochs=max_epochs, val_interval=4)
 param_scheduler = [
     *(
         dict(

@@ -1,8 +1,12 @@
 """What several tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# As in sapiens_plugin.launch, and before torch is loaded.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 REPO = Path(__file__).parents[1]
 # Material that cannot be shipped with the project lies beside a checkout, if anywhere.

@@ -1,0 +1,440 @@
+"""The project's Python environment, made and mended with the standard library alone.
+
+``ensure_environment`` gives the Python of ``.venv`` and installs what
+``requirements/`` pins where that is not there yet. This file parses on Python 3.6, so
+that an old Python can be told which one to get.
+"""
+
+import contextlib
+import csv
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = (3, 11)
+FRESH_INSTALL_GB = 2.5
+PYTORCH_INDEX = 'https://download.pytorch.org/whl'
+
+_LOCK = 'bootstrap.lock'
+_PROBE = (
+    'import json, sys, sysconfig; print(json.dumps('
+    '[sys.prefix, sys.version_info[:2], sysconfig.get_path("purelib")]))'
+)
+_WHEEL = re.compile(  # name, version and, where it is downloaded, size
+    r'\s*(?:Downloading|Using cached|Processing) (?:\S*/)?'
+    r'([^-\s]+)-([^-\s]+)-\S+\.whl(?!\.)(?: (\(\S+ \wB\)))?'
+)
+_DISK_FULL = re.compile(r'No space left on device|not enough space on the disk')
+_UNREACHABLE = re.compile(
+    r'Max retries exceeded|Read timed out|Connection (broken|reset)|ProtocolError'
+    r'|Failed to (connect|resolve|establish)|problem confirming the ssl certificate'
+)
+_NOT_SERVED = re.compile(r'No matching distribution found for (\S+)')
+
+
+class BootstrapError(RuntimeError):
+    """The environment cannot be made; the message says why and the way out."""
+
+
+def ready_python() -> Path:
+    """Return ``ensure_environment()``; where it fails, say why and exit with 2."""
+    try:
+        return ensure_environment()
+    except BootstrapError as error:
+        message = str(error)
+    except OSError as error:
+        message = f'Cannot write the environment: {error}. {explain(str(error))}'
+    except KeyboardInterrupt:
+        message = 'Interrupted. The same command again goes on from here.'
+    _say(message)
+    sys.exit(2)
+
+
+def enter_environment() -> None:
+    """Go on with the running script in the environment where it is not there yet.
+
+    A Python of the user's own that has the plugin installed is used as it is.
+    """
+    if importlib.util.find_spec('sapiens_plugin') is None:
+        sys.exit(run([str(ready_python()), *sys.argv], cwd=Path.cwd()))
+
+
+def ensure_environment(root: Path = ROOT) -> Path:
+    """Make ``.venv`` what the requirements say, unless it is so already.
+
+    Args:
+        root (Path): The checkout, with ``setup.py`` and ``requirements/``.
+
+    Returns:
+        Path: The environment's Python.
+
+    Raises:
+        BootstrapError: This Python is not supported, the disk is too full, no package
+            index answers, or pip fails in another way.
+        OSError: The environment cannot be written.
+    """
+    require_python(sys.version_info[:3])
+    environment = Environment(root)
+    if not environment.is_ready():
+        environment.path.mkdir(exist_ok=True)
+        with _locked(environment.path / _LOCK) as lock:
+            # Another run may have made it while this one waited for the lock.
+            if not environment.is_ready():
+                environment.install(lock)
+    return environment.python
+
+
+def run(command: list, cwd: Path) -> int:
+    """Run a command to its end and return its exit code.
+
+    Ctrl-C is left to the child, which gets it too. A child that a signal ended counts
+    as 128 + the signal's number, as in a shell.
+    """
+    process = subprocess.Popen(command, cwd=cwd)
+    while True:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            continue
+        return code if code >= 0 else 128 - code
+
+
+def require_python(version: tuple) -> None:
+    """Refuse a Python that the pinned packages have no wheels for.
+
+    Raises:
+        BootstrapError: ``version`` (major, minor, micro) is not a 3.11; the message
+            names the command where a 3.11 is installed, else where to get one.
+    """
+    if version[:2] == PYTHON:
+        return
+    found = '.'.join(map(str, version))
+    message = (
+        f'This needs Python 3.11, the one version that all pinned packages have wheels '
+        f'for; {sys.executable} is Python {found}.'
+    )
+    other = ['py', '-3.11'] if os.name == 'nt' else ['python3.11']
+    if shutil.which(other[0]) and _output([*other, '-c', 'print(1)']):
+        command = ' '.join([*other, *sys.argv])
+        raise BootstrapError(f'{message} It is installed here: {command}')
+    raise BootstrapError(
+        f'{message} Get it from https://www.python.org/downloads/release/python-3119/, '
+        f'or: winget install Python.Python.3.11 (Windows), brew install python@3.11 '
+        f'(macOS), sudo apt install python3.11 python3.11-venv (Debian, Ubuntu), '
+        f'uv python install 3.11 (anywhere).'
+    )
+
+
+def venv_python(path: Path, system: str = os.name) -> Path:
+    """Return where the environment at ``path`` keeps its Python."""
+    parts = ('Scripts', 'python.exe') if system == 'nt' else ('bin', 'python')
+    return path.joinpath(*parts)
+
+
+class Environment:
+    """The virtual environment of one checkout.
+
+    A stamp inside it names the checkout and, once everything is installed, a digest of
+    the requirements it was installed for. A run that was cut off leaves a stamp without
+    that digest.
+
+    Args:
+        root (Path): The checkout.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.path = root / '.venv'
+        self.python = venv_python(self.path)
+        self.log = self.path / 'bootstrap.log'
+        self._stamp = self.path / 'bootstrap.json'
+        self._started = time.monotonic()
+
+    def is_ready(self) -> bool:
+        """Whether nothing is left to install."""
+        wanted = {'root': str(self.root), 'installed': self._digest()}
+        return self._read_stamp() == wanted and self._site_packages() is not None
+
+    def usable(self):
+        """Return the site-packages of an environment worth keeping, else None.
+
+        Raises:
+            BootstrapError: It is one of another Python, made by somebody else.
+        """
+        if self._read_stamp().get('root', str(self.root)) != str(self.root):
+            return None  # moved here: its scripts start a Python at the old place
+        if not self.python.with_name('activate').exists():
+            return None  # cut off while it was made
+        return self._site_packages()
+
+    def install(self, lock) -> None:
+        """Make or mend the environment, keeping the packages that are whole.
+
+        Args:
+            lock (file): The held lock; pip holds it too, for as long as it runs.
+        """
+        digest = self._digest()
+        site_packages, lost_torch = self.usable(), None
+        if site_packages is None:
+            lost_torch = self._cuda_torch()
+            self._clear()
+        if site_packages is None or not any(site_packages.glob('torch-*.dist-info')):
+            self._require_room()
+            _say(
+                f'Preparing {self.path}: 2 to 10 minutes and about 2 GB; several GB '
+                f'more where the package index serves torch with CUDA (as for Linux).'
+            )
+        self._write_stamp(installed=None)
+        if site_packages is None:
+            site_packages = self._create()
+        drop_half_installed(site_packages)
+        if not any(site_packages.glob('pip-*.dist-info')):
+            self._run(['ensurepip', '--upgrade', '--default-pip'], lock)
+        pip, folder = self._pip(), self.root / 'requirements'
+        # torch is resolved together with all that could ask for another build of it.
+        pinned = ['-r', folder / 'runtime.txt', '-r', folder / 'dev.txt']
+        self._run([*pip, *pinned], lock)
+        alone = ['--no-deps', '-r', folder / 'no_deps.txt']
+        self._run([*pip, *alone, '--no-build-isolation', '-e', self.root], lock)
+        self._write_stamp(installed=digest)
+        _say(f'{self.path} is ready after {time.monotonic() - self._started:.0f} s.')
+        if lost_torch:
+            _say(
+                f'It had to be made anew and lost its torch {lost_torch}. To have that '
+                f'again: {self.python} -m pip install torch=={lost_torch} '
+                f'--index-url {PYTORCH_INDEX}/{lost_torch.partition("+")[2]}'
+            )
+
+    def _digest(self) -> str:
+        """Digest all that decides what is installed."""
+        digest = hashlib.sha256(repr(PYTHON).encode())
+        names = sorted(self.root.glob('requirements/*.txt'))
+        for path in [self.root / 'setup.py', *names]:
+            digest.update(path.name.encode() + b'\0' + path.read_bytes() + b'\0')
+        return digest.hexdigest()
+
+    def _read_stamp(self) -> dict:
+        try:
+            return json.loads(self._stamp.read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return {}
+
+    def _write_stamp(self, installed) -> None:
+        part = self._stamp.with_suffix('.part')
+        content = {'root': str(self.root), 'installed': installed}
+        part.write_text(json.dumps(content), encoding='utf-8')
+        part.replace(self._stamp)
+
+    def _site_packages(self):
+        """Ask the environment's Python; None if it does not start or is not its own."""
+        answer = _output([str(self.python), '-Ic', _PROBE])
+        if not answer:
+            return None
+        prefix, version, site_packages = json.loads(answer)
+        if not self.path.samefile(prefix):
+            return None
+        if tuple(version) != PYTHON:
+            raise BootstrapError(
+                f'{self.path} holds Python {version[0]}.{version[1]}, not 3.11. Move '
+                f'it away or delete it, then run the same command again.'
+            )
+        return Path(site_packages)
+
+    def _create(self) -> Path:
+        if importlib.util.find_spec('ensurepip') is None:
+            raise BootstrapError(
+                f'{sys.executable} comes without the modules that make an environment. '
+                f'On Debian and Ubuntu: sudo apt install python3.11-venv'
+            )
+        venv.EnvBuilder(symlinks=os.name != 'nt').create(self.path)
+        site_packages = self._site_packages()
+        if site_packages is None:
+            raise BootstrapError(
+                f'{self.python}, made from {sys.executable}, does not start. Install '
+                f'Python 3.11 again, from https://www.python.org/downloads/'
+            )
+        return site_packages
+
+    def _clear(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != _LOCK:
+                entry.unlink()
+
+    def _cuda_torch(self):
+        """Return the version of the CUDA build of torch in here, None without one."""
+        for path in self.path.glob('[Ll]ib/**/site-packages/torch-*+cu*.dist-info'):
+            return path.name[len('torch-') : -len('.dist-info')]
+        return None
+
+    def _require_room(self) -> None:
+        free = shutil.disk_usage(self.path).free / 1e9
+        if free < FRESH_INSTALL_GB:
+            raise BootstrapError(
+                f'No room on the disk: {self.path} needs {FRESH_INSTALL_GB} GB, and '
+                f'{free:.1f} GB are free. Make room, then run the same command again.'
+            )
+
+    def _pip(self) -> list:
+        """Return ``pip install`` and the options that every call of it has."""
+        options = ['--no-input', '--disable-pip-version-check', '--log', self.log]
+        # pip waits 15 s for an index, six times over, before it says that there is
+        # none. Three will do, unless the user has set another number.
+        if 'retries' not in _output([str(self.python), '-Im', 'pip', 'config', 'list']):
+            options += ['--retries', '2']
+        return ['pip', *options, 'install', '--progress-bar', 'off']
+
+    def _run(self, module: list, lock) -> None:
+        """Run a module in the environment, showing the lines that tell of progress."""
+        with contextlib.suppress(FileNotFoundError):
+            self.log.unlink()
+        lines = []
+        with subprocess.Popen(
+            # -I: PYTHONPATH and the working directory hold nothing that is installed.
+            [str(part) for part in [self.python, '-I', '-X', 'utf8', '-m', *module]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding='utf-8',
+            errors='replace',
+            # If this process is killed, the next one waits for the pip it left behind.
+            pass_fds=() if os.name == 'nt' else (lock.fileno(),),
+        ) as process:
+            for line in process.stdout:
+                lines.append(line)
+                _show_progress(line, time.monotonic() - self._started)
+        if process.returncode:
+            output = ''.join(lines)
+            if self.log.exists():
+                output += self.log.read_text(encoding='utf-8', errors='replace')
+            reason = explain(output) or ' '.join(map(str.strip, lines[-3:]))
+            raise BootstrapError(f'{reason} All that pip said is in {self.log}')
+
+
+def drop_half_installed(site_packages: Path) -> None:
+    """Make pip forget the packages that a killed pip left incomplete.
+
+    pip takes a package for installed as soon as its metadata is there. It writes
+    INSTALLER and the RECORD that lists it last, so a RECORD without it, and one whose
+    files are missing or were emptied by a power cut, belong to a broken package.
+    """
+    for leftover in site_packages.glob('~*'):  # what pip was uninstalling
+        shutil.rmtree(leftover, ignore_errors=True)
+    for metadata in site_packages.glob('*.dist-info'):
+        if not _is_whole(metadata):
+            shutil.rmtree(metadata)
+
+
+def _is_whole(metadata: Path) -> bool:
+    record = metadata / 'RECORD'
+    if not record.exists():
+        return False
+    rows = [*csv.reader(record.read_text(encoding='utf-8').splitlines())]
+    for name, _, size in rows:
+        path = metadata.parent / name
+        if size and not (path.is_file() and (path.stat().st_size or size == '0')):
+            return False
+    return any(name == f'{metadata.name}/INSTALLER' for name, _, _ in rows)
+
+
+def explain(output: str) -> str:
+    """Say what made pip fail and the way out, '' where its output does not tell."""
+    if _DISK_FULL.search(output):
+        return (
+            'No room on the disk. Make some (the folder for temporary files counts '
+            'too: TMPDIR, on Windows TEMP, can name another), then run the same '
+            'command again; it goes on from here.'
+        )
+    if _UNREACHABLE.search(output):
+        hosts = re.findall(r"host='([^']+)', port=(\d+)", output)
+        index = ':'.join(hosts[-1]) if hosts else 'the index'
+        return (
+            f'The package index cannot be reached ({index}). Check the network; behind '
+            f'a proxy set HTTPS_PROXY, and for a mirror PIP_INDEX_URL. With no network '
+            f'at all, bring the wheels in a folder and set PIP_NO_INDEX=1 and '
+            f'PIP_FIND_LINKS to it. Then run the same command again; it goes on from '
+            f'here.'
+        )
+    missing = _NOT_SERVED.search(output)
+    if missing:
+        return (
+            f'The package index has no {missing[1]} for this machine '
+            f'({platform.platform()}, Python {platform.python_version()} '
+            f'{platform.architecture()[0]}).'
+        )
+    return ''
+
+
+def _show_progress(line: str, seconds: float) -> None:
+    wheel = _WHEEL.match(line)
+    if wheel:
+        _say(f'{seconds:6.0f} s  {" ".join(filter(None, wheel.groups()))}')
+    elif line.startswith('Installing collected packages:'):
+        _say(f'{seconds:6.0f} s  installing {line.count(",") + 1} packages')
+    elif line.startswith('WARNING:'):
+        _say(f'{seconds:6.0f} s  {line.strip()}')
+
+
+def _output(command: list) -> str:
+    """Return what a command prints, '' if it cannot be run or fails."""
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ''
+    return done.stdout.decode('utf-8', 'replace').strip()
+
+
+@contextlib.contextmanager
+def _locked(path: Path):
+    """Hold the lock at ``path``. The system frees it when the last holder ends."""
+    with path.open('a') as file:
+        if not _try_lock(file):
+            _say('Another run is preparing .venv; waiting for it to end.')
+            while not _try_lock(file):
+                time.sleep(0.2)
+        yield file
+
+
+if os.name == 'nt':
+    import msvcrt
+
+    def _try_lock(file) -> bool:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(file) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+    print(ready_python())

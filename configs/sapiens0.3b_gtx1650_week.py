@@ -1,10 +1,10 @@
 # What a week (176 hours) of a GTX 1650 buys of Sapiens-0.3B: 256×192, every layer, 16
 # epochs.
 #
-# Computed at 2 TFLOPS over COCO's 149.8 k persons: 0.4 to 0.6 TFLOP a crop, so 8 to
-# 12 h an epoch (3 h for the first, head only).
+# Estimated at 2 TFLOPS over COCO's 149.8 k persons: 0.44 TFLOP a crop, so 9 h an epoch
+# (4 h for the first, head only).
 #
-# GPU memory, computed: weights 1.2 GB, gradients 1.2 GB, moments 2.4 GB.
+# GPU memory, computed: weights 1.3 GB, gradients 1.3 GB, moments 2.6 GB.
 _base_ = 'sapiens1b_gtx1650_week.py'
 
 model = dict(

@@ -1,8 +1,9 @@
 # Sapiens-1B at 512×384 on a large GPU, 32 images at once, in bf16 on top of fp32
 # weights.
 #
-# GPU memory, computed: 18.1 GB of weights, gradients and moments; layer boundaries
-# 3 GB and one recomputed layer 1.2 GB in bf16; the head 5 GB. About 30 GB.
+# GPU memory, estimated: 18.6 GB of weights, gradients and moments; layer boundaries
+# 6 GB (autocast keeps the residual stream in fp32); bf16 copies of weights 2.3 GB; one
+# recomputed layer and the head 7 GB. About 34 GB, and 39 GB with several GPUs.
 _base_ = 'sapiens1b_gtx1650.py'
 
 codec = dict(type='UDPHeatmap', input_size=(384, 512), heatmap_size=(96, 128), sigma=3)

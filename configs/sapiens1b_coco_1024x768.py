@@ -1,8 +1,8 @@
 # Sapiens-1B at its published resolution, for the published COCO checkpoints and for
 # training like them on large GPUs (the authors used 16 A100s for about a week).
 #
-# GPU memory, computed for training at 1 image: 18.1 GB of weights, gradients and
-# moments, 2.4 GB of activations and 1.5 GB in the head. For tools/test.py: 6 GB.
+# GPU memory, estimated for training at 1 image: 18.7 GB of weights, gradients and
+# moments, 1.1 GB of activations and 2 GB in the head. For tools/test.py: 8 GB.
 _base_ = ['_base_/runtime.py', '_base_/coco.py', '_base_/sapiens_pose.py']
 
 codec = dict(
@@ -43,7 +43,7 @@ test_dataloader = dict(batch_size=4, dataset=dict(pipeline=val_pipeline))
 # MMPose's schedule for ViTs. With N GPUs the effective batch is 16 × N.
 train_cfg = dict(by_epoch=True, max_epochs=210, val_interval=10)
 optim_wrapper = dict(accumulative_counts=16)
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+auto_scale_lr = dict(enable=False, base_batch_size=1)
 param_scheduler = [
     dict(
         type='sapiens_plugin.WarmupLR',

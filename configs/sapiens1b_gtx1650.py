@@ -1,9 +1,13 @@
 # Sapiens-1B at 384×288 for one GPU: 10 epochs of the head alone, then 100 epochs of
 # everything, at an effective batch of 32.
 #
-# GPU memory of phase 2, computed: weights 4.5 GB, gradients 4.5 GB, Adam moments
-# 9.1 GB. That is 18.1 GB before activations, for a card of 24 GB. Phase 1 needs no
-# gradients and no moments of the backbone, and about 5.5 GB.
+# GPU memory of phase 2, computed: weights 4.7 GB, gradients 4.7 GB, Adam moments
+# 9.3 GB. That is 18.6 GB before activations, for a card of 24 GB. Phase 1 needs no
+# gradients and no moments of the backbone, and about 6 GB.
+#
+# Time, estimated from arithmetic at 2 TFLOPS (a GTX 1650): 25 h an epoch of phase 1 and
+# 89 h an epoch of phase 2, so about a year. See sapiens1b_gtx1650_week.py for a job that
+# ends within a week. Validation takes 1 h, so it can come after every epoch.
 _base_ = ['_base_/two_phases.py', '_base_/coco.py', '_base_/sapiens_pose.py']
 
 # Sizes of the codec are (width, height) in px, img_size is (height, width).
@@ -36,7 +40,7 @@ val_pipeline = [
     dict(type='TopdownAffine', input_size=codec['input_size'], use_udp=True),
     dict(type='PackPoseInputs'),
 ]
-# Host memory: each worker takes its share of COCO's annotations, 1 to 2 GB.
+# Workers share the annotations on Linux; on Windows each has a copy of its own.
 train_dataloader = dict(
     batch_size=2, num_workers=2, dataset=dict(pipeline=train_pipeline)
 )

@@ -1,11 +1,11 @@
 # What a week (176 hours) of a GTX 1650 buys of Sapiens-1B: 256×192, the last 16 of 40
 # layers, 8 epochs.
 #
-# Computed at 2 TFLOPS over COCO's 149.8 k persons: 1.1 TFLOP a crop, so 23 h an epoch
-# (9.5 h for the first, head only). Under layer decay the frozen layers would have
-# learned at 7% of the head's rate and less.
+# Estimated at 2 TFLOPS over COCO's 149.8 k persons: 1.1 TFLOP a crop, so 23 h an epoch
+# (11 h for the first, head only). Under layer decay the frozen layers would have
+# learned at 6% of the head's rate and less.
 #
-# GPU memory, computed: weights 4.5 GB; gradients and moments of 16 layers 5.5 GB.
+# GPU memory, computed: weights 4.7 GB; gradients and moments of 16 layers 5.8 GB.
 _base_ = 'sapiens1b_gtx1650.py'
 
 codec = dict(type='UDPHeatmap', input_size=(192, 256), heatmap_size=(48, 64), sigma=2)

@@ -83,14 +83,14 @@ test_dataloader = dict(
 )
 
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.05, fused=True),
+    optimizer=dict(lr=2e-3, betas=(0.9, 0.99), weight_decay=0.05, fused=True),
     # Random weights are no pre-training: every layer has all to learn.
     paramwise_cfg=dict(layer_decay_rate=1.0),
     clip_grad=dict(max_norm=5.0),
 )
 
-warmup_epochs, max_epochs = 1, 16
-train_cfg = dict(max_epochs=max_epochs, val_interval=4)
+warmup_epochs, max_epochs = 1, 13
+train_cfg = dict(max_epochs=max_epochs, val_interval=7)
 param_scheduler = [
     *(
         dict(

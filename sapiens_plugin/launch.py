@@ -5,14 +5,14 @@ wheel, with all their flags. What is added here is a look at what the config nam
 before anything slow starts, and errors of the user's input as one paragraph.
 """
 
-import argparse
 import importlib.util
 import os
 import re
-import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from sapiens_plugin.errors import InputError
 
@@ -47,36 +47,44 @@ def main(tool: str) -> None:
         tool: ``'train'`` or ``'test'``.
     """
     # OpenMP threads that have nothing to do wait by spinning, and take the core that a
-    # data-loading worker needs: on two busy cores a step took 2.7 s, and 0.14 s with
-    # this. It is read when torch is loaded.
+    # data-loading worker needs (benchmarks/openmp_wait.py). Read when torch is loaded.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    _mend_coco_root()
     try:
-        script = stock_tool(f'{tool}.py')
-        _check_job(tool, sys.argv[1:])
-        runpy.run_path(str(script), run_name='__main__')
+        stock = _load(stock_tool(f'{tool}.py'))
+        args = stock.parse_args()
+        if tool == 'train':
+            _check_training(_read_config(args), args)
+        else:
+            _check_test(_read_config(args), args)
+        stock.main()
     except InputError as error:
         message = _WRAPPING.sub('', str(error)).strip()
         print(f'\ntools/{tool}.py: {message}', file=sys.stderr)
         sys.exit(2)
 
 
-def _check_job(tool: str, argv: Sequence[str]) -> None:
-    from mmengine.config import Config, DictAction
+def _mend_coco_root() -> None:
+    """Write COCO_ROOT as MMEngine can put it into a config.
+
+    It raises where a variable is set but empty, and takes backslashes for escapes.
+    """
+    root = os.environ.pop('COCO_ROOT', '')
+    if root:
+        os.environ['COCO_ROOT'] = Path(root).as_posix()
+
+
+def _load(script: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f'stock_{script.stem}', script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _read_config(args: Namespace) -> Mapping:
+    from mmengine.config import Config
 
     from sapiens_plugin.planning.gpu_probe import warn_if_gpu_unused
-
-    # Only what is looked at here; the stock script parses, and explains, everything.
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument('config', nargs='?')
-    if tool == 'test':
-        parser.add_argument('checkpoint', nargs='?')
-    parser.add_argument('--work-dir')
-    parser.add_argument('--amp', action='store_true')
-    parser.add_argument('--resume', nargs='?', const='auto')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    args, _ = parser.parse_known_args(argv)
-    if args.config is None or {'-h', '--help'} & set(argv):
-        return
 
     if not Path(args.config).is_file():
         raise InputError(
@@ -84,17 +92,12 @@ def _check_job(tool: str, argv: Sequence[str]) -> None:
             'configs/ of the sapiens_plugin repository.'
         )
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg.merge_from_dict(args.cfg_options or {})
     warn_if_gpu_unused()
-    if tool == 'train':
-        _check_training(cfg, args)
-    else:
-        _check_dataset(cfg.test_dataloader.dataset)
-        _check_weights(args.checkpoint)
-    _check_work_dir(args.work_dir or cfg.get('work_dir') or 'work_dirs')
+    return cfg
 
 
-def _check_training(cfg: Mapping, args: argparse.Namespace) -> None:
+def _check_training(cfg: Mapping, args: Namespace) -> None:
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if args.amp and wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise InputError(
@@ -102,29 +105,36 @@ def _check_training(cfg: Mapping, args: argparse.Namespace) -> None:
             'precision itself. Leave --amp out, and set '
             '--cfg-options optim_wrapper.precision=... where it takes one.'
         )
-    if 'auto_scale_lr' not in cfg and '--auto-scale-lr' in sys.argv:
+    if args.auto_scale_lr and 'auto_scale_lr' not in cfg:
         raise InputError(
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the '
             'config: the images an iteration for which its learning rate was chosen.'
         )
     _check_dataset(cfg.train_dataloader.dataset)
-    if cfg.get('val_dataloader') and '--no-validate' not in sys.argv:
+    if cfg.get('val_dataloader') and not args.no_validate:
         _check_dataset(cfg.val_dataloader.dataset)
-    init_cfg = cfg.model.backbone.get('init_cfg')
+    init_cfg = cfg.model.get('backbone', {}).get('init_cfg')
     if args.resume not in (None, 'auto'):
         _check_weights(args.resume)
-    elif init_cfg and args.resume is None:
-        _check_weights(init_cfg.checkpoint)
+    elif args.resume is None and isinstance(init_cfg, Mapping):
+        _check_weights(init_cfg.get('checkpoint'))
+    _check_work_dir(cfg, args)
+
+
+def _check_test(cfg: Mapping, args: Namespace) -> None:
+    _check_dataset(cfg.test_dataloader.dataset)
+    _check_weights(args.checkpoint)
+    _check_work_dir(cfg, args)
 
 
 def _check_dataset(dataset: Mapping) -> None:
     from sapiens_plugin.planning import setup_checks
 
+    if 'ann_file' not in dataset:
+        return  # a wrapper of other data sets: ImageCheckHook looks into it
     way_out = (
         'Put the data there, or set data_root (for COCO: COCO_ROOT) to where it is.'
     )
-    if 'ann_file' not in dataset:
-        return  # a wrapper of other datasets, which check themselves as they load
     root = Path(dataset.get('data_root') or '')
     setup_checks.check_json_file(
         root / dataset.ann_file, what='annotation file', way_out=way_out
@@ -147,9 +157,10 @@ def _check_weights(path: str | None) -> None:
         sniff(path)
 
 
-def _check_work_dir(path: str) -> None:
+def _check_work_dir(cfg: Mapping, args: Namespace) -> None:
     from sapiens_plugin.planning import setup_checks
 
     setup_checks.check_writable(
-        path, way_out='Name another with --work-dir, or free the way to this one.'
+        args.work_dir or cfg.get('work_dir') or 'work_dirs',
+        way_out='Name another with --work-dir, or free the way to this one.',
     )

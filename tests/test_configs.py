@@ -107,6 +107,9 @@ def test_it_runs_one_step_and_one_prediction(cfg, demo, tmp_path):
 
 
 def test_every_job_is_seeded_and_keeps_its_best(cfg):
+    if 'auto_scale_lr' in cfg:
+        scaled = cfg.auto_scale_lr.base_batch_size
+        assert scaled == cfg.train_dataloader.batch_size
     assert cfg.randomness.seed is not None
     assert cfg.default_hooks.checkpoint.save_best == 'coco/AP'
     assert cfg.default_hooks.checkpoint.save_last
@@ -114,7 +117,7 @@ def test_every_job_is_seeded_and_keeps_its_best(cfg):
     assert 'TensorboardVisBackend' in types
 
 
-def test_the_notes_of_the_first_user_are_followed(repo):
+def test_the_4_gb_job_has_its_stated_settings(repo):
     cfg = Config.fromfile(repo / 'configs' / 'sapiens1b_gtx1650.py')
     assert cfg.codec.input_size == (288, 384) and cfg.codec.heatmap_size == (72, 96)
     assert cfg.train_dataloader.batch_size == 2
@@ -142,6 +145,6 @@ def test_small_card_jobs_validate_on_true_boxes_and_test_on_detections(repo, nam
 
 
 def test_coco_root_moves_the_data(repo, monkeypatch):
-    monkeypatch.setenv('COCO_ROOT', '/data sets/coco')
+    monkeypatch.setenv('COCO_ROOT', '/data sets/unset/coco')
     cfg = Config.fromfile(repo / 'configs' / 'sapiens1b_gtx1650.py')
-    assert cfg.train_dataloader.dataset.data_root == '/data sets/coco'
+    assert cfg.train_dataloader.dataset.data_root == '/data sets/unset/coco'

@@ -177,6 +177,23 @@ def test_auto_scale_lr_without_its_base_is_explained(job, tool):
     assert code == 2 and 'base_batch_size' in said
 
 
+@pytest.mark.parametrize('flag', [('--launcher', 'none'), ('--work-dir', 'runs')])
+def test_flags_may_come_before_the_config(flag, job, tool):
+    config, root = job
+    spoil_annotations(root, Path.unlink)
+    code, said = tool('train', *flag, config)
+    assert code == 2 and 'annotation file' in said
+
+
+@pytest.mark.parametrize(
+    'value, expected', [('', None), ('D:\\coco data', Path('D:\\coco data').as_posix())]
+)
+def test_any_coco_root_can_be_put_into_a_config(value, expected, monkeypatch, tool):
+    monkeypatch.setenv('COCO_ROOT', value)
+    tool('train', 'configs/nothing.py')
+    assert os.environ.get('COCO_ROOT') == expected
+
+
 def test_the_stock_scripts_answer_for_their_flags(capsys, monkeypatch):
     for name, flag in [('train', '--auto-scale-lr'), ('test', '--badcase')]:
         monkeypatch.setattr(sys, 'argv', [f'{name}.py', '--help'])

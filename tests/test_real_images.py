@@ -10,9 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-# A small ViT is made to fit twelve people by heart. What that takes is that every
-# step from the file to the AP does its part: boxes, crop, flip, encoding, decoding,
-# the way back into the picture, scores.
+# A small ViT is made to fit twelve people by heart, under flips and jittered boxes.
+# What that takes is that every step from the file to the AP does its part: boxes,
+# crop, flip, encoding, decoding, the way back into the picture, scores.
 CONFIG = """
 _base_ = {base!r}
 place = dict(
@@ -84,4 +84,4 @@ def test_a_small_model_fits_real_photographs(coco_mini, repo, tmp_path):
     print(f'coco/AP {ap["true"]:.3f} (true boxes), {ap["detected"]:.3f} (detected)')
     assert ap['true'] >= 0.9
     # Detected boxes are other crops than those learnt by heart.
-    assert 0.3 < ap['detected'] < ap['true']
+    assert 0.3 < ap['detected'] <= ap['true']

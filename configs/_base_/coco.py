@@ -2,8 +2,10 @@
 # input size: the crop between `before_crop` and `after_crop`, and the target.
 #
 # The data are looked for in data/coco beside configs/, or where the environment
-# variable COCO_ROOT points (write it with forward slashes on Windows too).
-data_root = '{{$COCO_ROOT:unset}}'.replace('unset', '{{ fileDirname }}/../../data/coco')
+# variable COCO_ROOT points.
+data_root = '{{$COCO_ROOT:unset}}'
+if data_root == 'unset':
+    data_root = '{{ fileDirname }}/../../data/coco'
 
 before_crop = [
     dict(type='sapiens_plugin.LoadImage'),

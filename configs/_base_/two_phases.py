@@ -1,4 +1,5 @@
 # Phase 1: 10 epochs, the head alone. Phase 2: 100 epochs, everything, cosine.
+# Validation without flip costs 4% of an epoch of phase 1, and 1% of one of phase 2.
 _base_ = 'runtime.py'
 
 warmup_epochs, max_epochs = 10, 110

@@ -1,11 +1,12 @@
 """Refuse checkpoints that would load, or resume, in part."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
+
+from .unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -30,8 +31,8 @@ class CheckpointGuardHook(Hook):
         """
         if runner._resume:
             self._check_resume(runner, checkpoint)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        state = unwrap(runner.model).state_dict()
+        own = {name: tuple(value.shape) for name, value in state.items()}
         weights = checkpoint.get('state_dict', checkpoint)
         loaded = {
             name.removeprefix('module.'): tuple(value.shape)

@@ -1,10 +1,11 @@
 """Flip testing where it is worth its time."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from sapiens_plugin.registry import HOOKS
+
+from .unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -12,7 +13,7 @@ class FlipTestHook(Hook):
     """Average with the mirrored image in ``tools/test.py``, not while training.
 
     Flip testing runs the backbone twice a person. While training, AP is there to
-    choose a checkpoint, and half the time is worth more than its half point.
+    choose a checkpoint, for which half the time will do.
 
     Args:
         val: Flip in validation runs.
@@ -32,5 +33,4 @@ class FlipTestHook(Hook):
         self._set(runner, self.test)
 
     def _set(self, runner: Runner, flip: bool) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model.test_cfg['flip_test'] = flip
+        unwrap(runner.model).test_cfg['flip_test'] = flip

@@ -1,12 +1,13 @@
 """Notice missing images before the first step, not hours into an epoch."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import Dataset
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
@@ -40,7 +41,22 @@ class ImageCheckHook(Hook):
         _check(runner.test_dataloader.dataset)
 
 
-def _check(dataset: BaseDataset) -> None:
+def _check(dataset: Dataset) -> None:
+    for part in _parts(dataset):
+        _check_part(part)
+
+
+def _parts(dataset: Dataset) -> Iterator[BaseDataset]:
+    """Yield the data sets inside wrappers such as ``CombinedDataset``."""
+    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
+    if inner is None:
+        yield dataset
+        return
+    for part in inner if isinstance(inner, list | tuple) else [inner]:
+        yield from _parts(part)
+
+
+def _check_part(dataset: BaseDataset) -> None:
     paths = {dataset.get_data_info(i)['img_path'] for i in range(len(dataset))}
     missing = sorted(_missing(paths))
     if missing:

@@ -1,12 +1,15 @@
 """Two phases in one run: the head alone first, then everything."""
 
+import gc
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import nn
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
+
+from .unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -56,13 +59,18 @@ class PhaseSwitchHook(Hook):
                 f'({type(runner.train_loop).__name__}). Use '
                 'train_cfg=dict(by_epoch=True, max_epochs=...) or remove the hook.'
             )
-        if not hasattr(_unwrap(runner.model).backbone, 'set_frozen'):
+        backbone = getattr(unwrap(runner.model), 'backbone', None)
+        if not hasattr(backbone, 'set_frozen'):
             raise InputError(
                 'PhaseSwitchHook freezes backbones of type '
-                'sapiens_plugin.SapiensBackbone, not '
-                f'{type(_unwrap(runner.model).backbone).__name__}.'
+                f'sapiens_plugin.SapiensBackbone, not {type(backbone).__name__}.'
             )
         self._check_optimizer(runner)
+        if self.warmup_epochs >= runner.max_epochs:
+            runner.logger.warning(
+                'The backbone will not train at all: the warm-up of '
+                f'{self.warmup_epochs} epochs takes all {runner.max_epochs}.'
+            )
         self._enter_phase(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -82,10 +90,13 @@ class PhaseSwitchHook(Hook):
 
     def _enter_phase(self, runner: Runner) -> None:
         self._in_warmup = runner.epoch < self.warmup_epochs
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         model.backbone.set_frozen(self._in_warmup)
         if is_model_wrapper(runner.model):
-            runner.model = None  # the old wrapper's hooks go before the new one's come
+            # The old wrapper keeps buckets as large as the gradients, in a cycle of
+            # references that would outlive it.
+            runner.model = None
+            gc.collect()
             runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), model)
 
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -102,7 +113,7 @@ class PhaseSwitchHook(Hook):
             for group in runner.optim_wrapper.optimizer.param_groups
             for param in group['params']
         }
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         model.backbone.set_frozen(False)
         missing = [
             name
@@ -116,7 +127,3 @@ class PhaseSwitchHook(Hook):
                 'without a word. Something froze them before the optimizer was '
                 'built; use frozen_stages for what should never train.'
             )
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

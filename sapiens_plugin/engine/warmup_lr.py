@@ -50,9 +50,12 @@ class WarmupLR(LinearLR):
                 f'WarmupLR: optimizer_steps={optimizer_steps} is below 2; take the '
                 'warm-up out of param_scheduler instead.'
             )
-        start = begin * epoch_length
+        counts = optimizer._accumulative_counts
+        # From the last update before this epoch on: where accumulation runs across the
+        # epoch's beginning, the first update in it would else be at the full rate.
+        start = begin * epoch_length // counts * counts
         # Full at the first micro-batch of the last of these steps.
-        length = (optimizer_steps - 1) * optimizer._accumulative_counts + 1
+        length = (optimizer_steps - 1) * counts + 1
         return cls(
             optimizer,
             begin=start,

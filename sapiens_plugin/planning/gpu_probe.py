@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-CUDA_INDEX = 'https://download.pytorch.org/whl/cu130'
+CUDA_BUILD = 'cu130'  # runs on Turing and later, with driver 580 or newer
 
 
 def find_nvidia_gpu() -> str | None:
@@ -42,7 +42,8 @@ def warn_if_gpu_unused() -> None:
     warnings.warn(
         f'This PyTorch ({torch.__version__}) was built without CUDA, so the {name} in '
         'this machine will stay idle and training will be many times slower. Install '
-        f'the CUDA build: {sys.executable} -m pip install --force-reinstall --no-deps '
-        f'torch=={torch_version} --index-url {CUDA_INDEX}',
+        f'the CUDA build: {sys.executable} -m pip install '
+        f'torch=={torch_version}+{CUDA_BUILD} '
+        f'--index-url https://download.pytorch.org/whl/{CUDA_BUILD}',
         stacklevel=2,
     )

@@ -40,6 +40,22 @@ def test_missing_validation_and_test_images_are_named_too(
         make_runner(demo_config).test()
 
 
+def test_images_are_looked_for_inside_combined_data_sets(
+    demo_config, make_runner, demo, tmp_path
+):
+    part = demo_config.train_dataloader.dataset
+    root = copy_of(demo, tmp_path)
+    shutil.rmtree(root / 'images' / 'train')
+    demo_config.train_dataloader.dataset = dict(
+        type='CombinedDataset',
+        metainfo=dict(from_file='configs/_base_/datasets/coco.py'),
+        datasets=[part, dict(part, data_root=str(root))],
+        pipeline=[],
+    )
+    with pytest.raises(InputError, match=str(root)):
+        make_runner(demo_config).train()
+
+
 @pytest.fixture
 def checkpoint(demo_config, make_runner, tmp_path):
     state = make_runner(demo_config).model.state_dict()
@@ -87,7 +103,7 @@ def test_weights_alone_cannot_be_resumed(demo_config, make_runner, checkpoint):
         make_runner(demo_config).train()
 
 
-@pytest.mark.parametrize('lr, warns', [(1e-3, False), (2e-3, True)])
+@pytest.mark.parametrize('lr, warns', [(2e-3, False), (1e-3, True)])
 def test_a_changed_schedule_is_said_to_be_ignored(lr, warns, demo_config, make_runner):
     demo_config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
     demo_config.train_cfg.max_epochs = 2

@@ -94,11 +94,16 @@ def test_the_optimizer_holds_everything_from_the_start_at_its_own_rate(
 
 
 def test_frozen_parameters_gather_no_optimizer_state(demo_config, make_runner):
-    set_warmup(demo_config, 5)
-    runner = make_runner(demo_config)
+    set_warmup(demo_config, 2)
+    held = []
+
+    class AtTheSwitch(Hook):
+        def before_train_epoch(self, runner):
+            held.append(set(runner.optim_wrapper.optimizer.state))
+
+    runner = make_runner(demo_config, AtTheSwitch())
     runner.train()
-    state = runner.optim_wrapper.optimizer.state
-    assert set(state) == set(runner.model.head.parameters())
+    assert held[1] == held[2] == set(runner.model.head.parameters())
 
 
 def test_gradients_do_not_leak_over_the_switch(demo_config, make_runner):
@@ -169,6 +174,14 @@ def test_training_by_iterations_is_refused(demo_config, make_runner):
     demo_config.param_scheduler = None
     with pytest.raises(InputError, match='counts epochs'):
         make_runner(demo_config).train()
+
+
+def test_a_warmup_that_takes_the_whole_job_is_said(demo_config, make_runner):
+    set_warmup(demo_config, 3)
+    runner = make_runner(demo_config)
+    runner.train()
+    (log,) = Path(runner.log_dir).glob('*.log')
+    assert 'The backbone will not train at all' in log.read_text(encoding='utf-8')
 
 
 def test_a_negative_warmup_is_refused():

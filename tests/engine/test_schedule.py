@@ -41,10 +41,23 @@ def test_optimizer_steps_see_the_same_rates_however_they_are_accumulated(
     parts = rates_with(demo_config, make_runner, batch_size=2, accumulation=4)
     assert len(whole) == 18  # 6 epochs of 24 pictures
     assert parts == pytest.approx(whole, rel=1e-9)
-    base = 1e-3
+    base = 2e-3
     # Warm-up 1 is cut short by phase 2's at step 3, which starts from 1/100 again.
     assert whole[:3] == pytest.approx([base * (0.01 + 0.33 * k) for k in range(3)])
     assert whole[3] < whole[4] < whole[5] < whole[6] > whole[7] > whole[-1] > 0
+
+
+def test_phase_2_starts_small_where_accumulation_runs_across_its_beginning(
+    demo_config, make_runner
+):
+    demo_config.param_scheduler[-1].update(end=3)
+    for scheduler in demo_config.param_scheduler[:-1]:
+        scheduler.update(optimizer_steps=2, start_factor=0.01)
+    # Three batches an epoch: updates come after batches 2, 4, 6 and 8 of 9, and the
+    # end. The switch is after batch 3.
+    rates = rates_with(demo_config, make_runner, batch_size=8, accumulation=2)
+    assert rates[0] == pytest.approx(rates[1]) == pytest.approx(2e-5)
+    assert rates[2] > 1e-3
 
 
 def optim_wrapper(accumulation):
@@ -70,8 +83,11 @@ def test_warmup_reaches_the_full_rate_after_its_steps(accumulation):
         rates.append(wrapper.param_groups[0]['lr'])
         wrapper.step()
         warmup.step()
-    assert rates[:100] == [1.0] * 100
-    assert rates[100::accumulation] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    start = 100 // accumulation * accumulation  # the last update before epoch 1
+    assert rates[:start] == [1.0] * start
+    assert rates[start::accumulation][:6] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
+    )
 
 
 def test_a_warmup_of_one_step_is_refused():

@@ -4,6 +4,7 @@ Counts the parameters of the shipped models; nothing is allocated.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -11,6 +12,7 @@ from mmengine.registry import init_default_scope
 
 import sapiens_plugin.registry  # noqa: F401  (makes the names known)
 
+CONFIG = Path(__file__).parents[1] / 'configs' / 'sapiens1b_gtx1650.py'
 BYTES = 4  # fp32
 ROWS = [
     ('0.3B', 'sapiens_0.3b', 1024, -1),
@@ -24,7 +26,7 @@ ROWS = [
 def main() -> None:
     """Print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--config', default='configs/sapiens1b_gtx1650.py')
+    parser.add_argument('--config', default=CONFIG)
     cfg = Config.fromfile(parser.parse_args().config)
     init_default_scope('mmpose')
     from mmpose.registry import MODELS

@@ -24,7 +24,7 @@ def version() -> str:
 setup(
     name='sapiens_plugin',
     version=version(),
-    description="Meta's Sapiens pose models in stock MMPose, from 4 GB GPUs up",
+    description="Meta's Sapiens pose models in stock MMPose",
     license='Apache-2.0',
     python_requires='>=3.11,<3.12',
     packages=find_packages(include=['sapiens_plugin', 'sapiens_plugin.*']),

@@ -135,7 +135,7 @@ def _check_dataset(dataset: Mapping) -> None:
     way_out = (
         'Put the data there, or set data_root (for COCO: COCO_ROOT) to where it is.'
     )
-    root = Path(dataset.get('data_root') or '')
+    root = Path(os.path.normpath(dataset.get('data_root') or '.'))
     setup_checks.check_json_file(
         root / dataset.ann_file, what='annotation file', way_out=way_out
     )

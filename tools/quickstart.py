@@ -57,10 +57,11 @@ def quickstart(root: Path, python: Path) -> float:
     steps = Steps(root, python, total=4)
 
     steps.run('demo data', '-m', 'sapiens_plugin.data.demo', DATA)
+    resume = ['--resume'] if (work_dir / 'last_checkpoint').exists() else []
     if any(work_dir.glob('*.pth')):
         print(f'\n{WORK_DIR} holds a training: it goes on from there, and a finished')
         print('one is only tested again. To start over: --fresh')
-    steps.run('train', Path('tools', 'train.py'), CONFIG, '--resume')
+    steps.run('train', Path('tools', 'train.py'), CONFIG, *resume)
     best = newest_best(work_dir)
     # MMPose numbers the pictures on from those that lie there.
     shutil.rmtree(pictures, ignore_errors=True)
@@ -70,10 +71,11 @@ def quickstart(root: Path, python: Path) -> float:
     )  # fmt: skip
     steps.run('curve', '-m', 'sapiens_plugin.reporting.training_curve', WORK_DIR)
 
-    print(f'\nPredictions      {pictures}')
+    print(f'\nPredictions      {pictures} (one picture per person)')
     print(f'Training curve   {curve}')
     print(f'Best checkpoint  {best}')
     print(f'TensorBoard      {python} -m tensorboard.main --logdir {work_dir}')
+    print('\nThe AP of the test is with flips, that of the curve without.')
     return json.loads(metrics.read_text(encoding='utf-8'))['coco/AP']
 
 

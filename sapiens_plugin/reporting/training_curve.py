@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.reporting.run_log import RunLog, read_run_log
@@ -50,6 +51,11 @@ def plot(log: RunLog, *, title: str) -> Figure:
     axes[0].plot(*zip(*losses, strict=True), color=_LOSS_COLOR, linewidth=1.4)
     if all(value > 0 for _, value in losses):
         axes[0].set_yscale('log')
+        plain = FuncFormatter(lambda value, _: f'{value:g}')  # 6, not 6 × 10⁰
+        axes[0].yaxis.set_major_formatter(plain)
+        values = [value for _, value in losses]
+        if max(values) < 10 * min(values):  # else the decades are labels enough
+            axes[0].yaxis.set_minor_formatter(plain)
     _label(axes[0], 'training loss')
     if precisions:
         _plot_precision(axes[1], precisions)

@@ -62,7 +62,7 @@ def test_every_step_runs_in_its_turn(quickstart, root, capfd):
     work_dir = 'work_dirs/sapiens_tiny_demo'
     assert calls(root) == [
         'demo.py data/demo',
-        'train.py configs/sapiens_tiny_demo.py --resume',
+        'train.py configs/sapiens_tiny_demo.py',
         f'test.py configs/sapiens_tiny_demo.py {work_dir}/best_coco_AP_epoch_9.pth '
         f'--show-dir ROOT/{work_dir}/predictions --out {work_dir}/test_metrics.json',
         f'training_curve.py {work_dir}',
@@ -91,7 +91,9 @@ def test_a_second_call_says_that_it_goes_on_and_draws_anew(quickstart, root, cap
     assert '--fresh' not in capfd.readouterr().out
     pictures = root / 'work_dirs' / 'sapiens_tiny_demo' / 'predictions'
     (pictures / 'of_another_training.jpg').touch()
+    (pictures.parent / 'last_checkpoint').touch()
     quickstart.quickstart(root, Path(sys.executable))
+    assert 'train.py configs/sapiens_tiny_demo.py --resume' in calls(root)
     assert 'To start over: --fresh' in capfd.readouterr().out
     assert [path.name for path in pictures.iterdir()] == ['one.jpg']
 

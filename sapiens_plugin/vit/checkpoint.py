@@ -282,10 +282,16 @@ class _StructureUnpickler(pickle.Unpickler):
 
 def _open_torchscript(path: Path) -> dict[str, LazyTensor]:
     archive = zipfile.ZipFile(path)
-    root = archive.namelist()[0].partition('/')[0]
-    _check_stored(path, archive.getinfo(f'{root}/data.pkl'))
+    # sniff has seen it: <root>/data.pkl, whatever else lies in the archive.
+    tree_info = next(
+        info
+        for info in archive.infolist()
+        if info.filename.partition('/')[2] == 'data.pkl'
+    )
+    root = tree_info.filename.partition('/')[0]
+    _check_stored(path, tree_info)
     try:
-        with archive.open(f'{root}/data.pkl') as file:
+        with archive.open(tree_info) as file:
             tree = _StructureUnpickler(file).load()
     except (pickle.UnpicklingError, zipfile.BadZipFile, *_PICKLE_ERRORS) as error:
         raise _damaged(path, error) from error

@@ -66,6 +66,15 @@ def test_torchscript_tensors_are_read_bit_equal(archive, mae):
         assert torch.equal(tensors[name].read(), value)
 
 
+def test_a_stray_member_before_the_archive_does_no_harm(archive, mae, tmp_path):
+    path = tmp_path / 'stray.pt2'
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(path, 'w') as new:
+        new.writestr('elsewhere/note.txt', 'x')
+        for info in old.infolist():
+            new.writestr(info, old.read(info))
+    assert open_weights(path).keys() == mae.state_dict().keys()
+
+
 def test_torchscript_weights_are_lifted_to_another_input_size(archive, mae):
     vit = make_backbone()
     report = load_backbone(vit, archive)

@@ -1,0 +1,1 @@
+"""Training a deep chain of blocks whose weights live in host memory."""

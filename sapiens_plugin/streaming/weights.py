@@ -1,0 +1,178 @@
+"""Where the weights of a stage are while it computes."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .courier import Courier
+from .stage import Stage
+
+# Told which parameters are about to be read: an optimizer that defers its updates
+# applies theirs now.
+BeforeUse = Callable[[Sequence[nn.Parameter]], None]
+
+
+def as_leaves(stage: Stage, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Make autograd leaves that share the memory of ``tensors``."""
+    return [
+        tensor.detach().requires_grad_(param.requires_grad)
+        for tensor, param in zip(tensors, stage.params, strict=True)
+    ]
+
+
+class InPlaceWeights:
+    """Weights that are in the memory of the device as they are.
+
+    Args:
+        stages: The stages of the chain.
+    """
+
+    def __init__(self, stages: Sequence[Stage]):
+        self._stages = stages
+        self.before_use: BeforeUse = lambda params: None
+
+    def start(self, order: Sequence[int]) -> None:
+        """Announce the stages of a sweep, in the order in which they are entered."""
+
+    def enter(self, group: Sequence[int]) -> list[list[Tensor]]:
+        """Return autograd leaves for the parameters of the next stages."""
+        leaves = []
+        for index in group:
+            stage = self._stages[index]
+            self.before_use(stage.params)
+            leaves.append(as_leaves(stage, stage.params))
+        return leaves
+
+    def invalidate(self, indices: Sequence[int]) -> None:
+        """Note that an optimizer will change these stages."""
+
+    def abort(self) -> None:
+        """Nothing is under way."""
+
+    def close(self) -> None:
+        """End the transfers: there are none."""
+
+
+@dataclass
+class _Slot:
+    """Device memory for the parameters of one stage."""
+
+    tensors: list[Tensor]
+    holds: int | None = None
+    versions: list[int] = field(default_factory=list)
+    arrival: Future | None = None
+
+
+class SlotWeights:
+    """Weights that live in host memory and visit the device.
+
+    Stages of equal shapes share slots. Since a sweep's order is known, a slot is
+    given up by whoever is needed last (Belady's rule, which no other rule beats): with
+    as many slots as stages nothing is ever given up, and weights travel only when they
+    have changed.
+
+    Args:
+        stages: The stages of the chain.
+        device: Where to compute.
+        slots: Slots for the shapes that most stages have; the stem and the tail, where
+            they differ, have one of their own.
+    """
+
+    def __init__(self, stages: Sequence[Stage], *, device: torch.device, slots: int):
+        self._stages = stages
+        self._device = device
+        self._api = torch.get_device_module(device)
+        self._courier = Courier(device)
+        self._ahead: deque[int] = deque()
+        self.before_use: BeforeUse = lambda params: None
+
+        self._shapes = [tuple(p.shape for p in stage.params) for stage in stages]
+        self._pools: dict[tuple, list[_Slot]] = {}
+        for stage, shapes in zip(stages, self._shapes, strict=True):
+            pool = self._pools.setdefault(shapes, [])
+            if len(pool) < slots:
+                pool.append(
+                    _Slot([torch.empty_like(p, device=device) for p in stage.params])
+                )
+
+    def start(self, order: Sequence[int]) -> None:
+        """Announce the stages of a sweep, in the order in which they are entered."""
+        self._ahead = deque(order)
+        for pool in self._pools.values():
+            for slot in pool:
+                if slot.holds is not None and slot.versions != self._versions(slot):
+                    slot.holds = None
+
+    def enter(self, group: Sequence[int]) -> list[list[Tensor]]:
+        """Return autograd leaves for the parameters of the next stages.
+
+        What comes after them starts travelling. The compute stream waits for the
+        weights, the caller does not.
+        """
+        for index in group:
+            expected = self._ahead.popleft()
+            if index != expected:
+                raise RuntimeError(f'stage {index} entered, {expected} was announced')
+        # The targets of all that starts now were last used by work already queued.
+        now = self._api.Event()
+        now.record(self._api.current_stream(self._device))
+        for shapes, pool in self._pools.items():
+            self._fill(shapes, pool, group, now)
+        return [self._take(index) for index in group]
+
+    def invalidate(self, indices: Sequence[int]) -> None:
+        """Note that an optimizer will change these stages."""
+        for pool in self._pools.values():
+            for slot in pool:
+                if slot.holds in indices:
+                    slot.holds = None
+
+    def abort(self) -> None:
+        """Let what is under way arrive, and trust none of it."""
+        slots = [slot for pool in self._pools.values() for slot in pool]
+        wait([slot.arrival for slot in slots if slot.arrival is not None])
+        for slot in slots:
+            slot.holds = slot.arrival = None
+
+    def close(self) -> None:
+        """End the transfers."""
+        self._courier.close()
+
+    def _fill(self, shapes, pool: list[_Slot], group: Sequence[int], now) -> None:
+        """Fetch the stages that are needed soonest, as many as the pool holds."""
+        wanted: dict[int, None] = {}
+        for index in (*group, *self._ahead):
+            if self._shapes[index] == shapes:
+                wanted[index] = None
+                if len(wanted) == len(pool):
+                    break
+        held = {slot.holds for slot in pool}
+        free = (slot for slot in pool if slot.holds not in wanted)
+        for index in wanted:
+            if index not in held:
+                self._fetch(index, next(free), now)
+
+    def _fetch(self, index: int, slot: _Slot, now) -> None:
+        params = self._stages[index].params
+
+        def prepare() -> None:
+            self.before_use(params)
+            slot.versions = [param._version for param in params]
+
+        slot.holds = index
+        slot.arrival = self._courier.upload(
+            list(zip(params, slot.tensors, strict=True)), after=now, prepare=prepare
+        )
+
+    def _take(self, index: int) -> list[Tensor]:
+        pool = self._pools[self._shapes[index]]
+        slot = next(slot for slot in pool if slot.holds == index)
+        slot.arrival.result().wait(self._api.current_stream(self._device))
+        return as_leaves(self._stages[index], slot.tensors)
+
+    def _versions(self, slot: _Slot) -> list[int]:
+        return [param._version for param in self._stages[slot.holds].params]

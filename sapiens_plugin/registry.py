@@ -21,6 +21,7 @@ MODELS = Registry(
     locations=[
         'sapiens_plugin.models.backbone',
         'sapiens_plugin.models.head',
+        'sapiens_plugin.models.pose_estimator',
     ],
 )
 HOOKS = Registry(
@@ -33,7 +34,20 @@ HOOKS = Registry(
         'sapiens_plugin.engine.image_check_hook',
         'sapiens_plugin.engine.param_scheduler_hook',
         'sapiens_plugin.engine.phase_switch_hook',
+        'sapiens_plugin.engine.streaming_hook',
     ],
+)
+OPTIMIZERS = Registry(
+    'optimizer',
+    parent=root.OPTIMIZERS,
+    scope=_SCOPE,
+    locations=['sapiens_plugin.engine.host_adamw'],
+)
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper',
+    parent=root.OPTIM_WRAPPERS,
+    scope=_SCOPE,
+    locations=['sapiens_plugin.engine.streamed_optim_wrapper'],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',

@@ -1,0 +1,126 @@
+"""The optimizer wrapper of streamed models."""
+
+from collections.abc import Mapping
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.registry import OPTIM_WRAPPERS
+from sapiens_plugin.streaming.host_adamw import HostAdamW
+from sapiens_plugin.streaming.precision import LossScale
+
+
+@OPTIM_WRAPPERS.register_module()
+class StreamedOptimWrapper(OptimWrapper):
+    """Hands the gradients of a whole step to an optimizer that updates later.
+
+    :class:`~sapiens_plugin.models.pose_estimator.StreamedTopdownPoseEstimator` computes
+    the gradients of all micro-batches itself and calls :meth:`update`. The update of a
+    block is made while the next step's forward pass is on its way to that block.
+
+    Args:
+        optimizer: A HostAdamW.
+        accumulative_counts: Nothing but 1: the model does the accumulation.
+        clip_grad: ``dict(max_norm=..., norm_type=2)``, as for
+            ``torch.nn.utils.clip_grad_norm_``.
+
+    Raises:
+        InputError: Another optimizer, accumulation, or another kind of clipping.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        accumulative_counts: int = 1,
+        clip_grad: Mapping | None = None,
+    ):
+        if not isinstance(optimizer, HostAdamW):
+            raise InputError(
+                f'optim_wrapper.optimizer is a {type(optimizer).__name__}, but the '
+                'weights of a streamed model live in host memory and are updated by '
+                "dict(type='sapiens_plugin.HostAdamW')."
+            )
+        if accumulative_counts != 1:
+            raise InputError(
+                f'optim_wrapper.accumulative_counts={accumulative_counts} has no place '
+                'beside a streamed model, which accumulates by itself. Load the whole '
+                'effective batch (train_dataloader.batch_size=32) and set '
+                'model.micro_batch to the images that pass at a time.'
+            )
+        clip_grad = dict(clip_grad or {})
+        if clip_grad.keys() - {'type', 'max_norm', 'norm_type'} or (
+            clip_grad.get('type', 'norm') != 'norm'
+        ):
+            raise InputError(
+                f'optim_wrapper.clip_grad={clip_grad}: a streamed model clips by norm, '
+                'dict(max_norm=..., norm_type=...), and in no other way.'
+            )
+        super().__init__(optimizer, clip_grad=clip_grad or None)
+        self.loss_scale = LossScale()
+
+    @property
+    def norm_type(self) -> float:
+        """Order of the gradient norm."""
+        return float((self.clip_grad_kwargs or {}).get('norm_type', 2.0))
+
+    def update(self, norms: Mapping[nn.Parameter, Tensor], *, scaled: bool) -> bool:
+        """Clip the gradients in ``param.grad`` and schedule the optimizer's step.
+
+        Args:
+            norms: The norm of each gradient.
+            scaled: Whether the loss was multiplied by :attr:`loss_scale`, which then
+                learns how it went.
+
+        Returns:
+            False if a gradient was not finite: then all are dropped and nothing is
+            scheduled.
+        """
+        self._inner_count += 1
+        # In the optimizer's order, as clip_grad_norm_ would find them.
+        ordered = [
+            norms[param]
+            for group in self.optimizer.param_groups
+            for param in group['params']
+            if param in norms
+        ]
+        total = torch.linalg.vector_norm(torch.stack(ordered), self.norm_type).cpu()
+        if scaled:
+            self.loss_scale.update(overflow=not total.isfinite())
+        if not total.isfinite():
+            self.optimizer.zero_grad()
+            return False
+        factor = None
+        if self.clip_grad_kwargs:
+            # The arithmetic of torch.nn.utils.clip_grads_with_norm_.
+            factor = torch.clamp(
+                self.clip_grad_kwargs['max_norm'] / (total + 1e-6), max=1.0
+            )
+        self.message_hub.update_scalar('train/grad_norm', float(total))
+        self.optimizer.schedule(grad_factor=factor)
+        return True
+
+    def update_params(self, *args, **kwargs) -> None:
+        """Refuse a loss: there is no graph behind it.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            'StreamedOptimWrapper works with models of type '
+            'sapiens_plugin.StreamedTopdownPoseEstimator. For another one use '
+            'optim_wrapper.type=OptimWrapper and optim_wrapper.optimizer.type=AdamW.'
+        )
+
+    def state_dict(self) -> dict:
+        """Return the optimizer's state, all updates applied, and the loss scale."""
+        return {**super().state_dict(), 'loss_scale': self.loss_scale.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping) -> None:
+        """Load a state of this wrapper, or of a stock one around AdamW."""
+        state_dict = dict(state_dict)
+        if 'loss_scale' in state_dict:
+            self.loss_scale.load_state_dict(state_dict.pop('loss_scale'))
+        super().load_state_dict(state_dict)

@@ -1,0 +1,139 @@
+"""What a streamed model needs of a run."""
+
+import psutil
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import Runner
+
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.models.pose_estimator import StreamedTopdownPoseEstimator
+from sapiens_plugin.registry import HOOKS
+from sapiens_plugin.streaming.memory import HostMemory, host_memory
+
+from .streamed_optim_wrapper import StreamedOptimWrapper
+from .unwrap import unwrap
+
+_GIB = 2**30
+# The widest first.
+MOMENT_DTYPES = ('float32', 'bfloat16', 'int8')
+# Left to the rest of the system and to the loader's workers.
+_RESERVE = 0.5 * _GIB
+
+
+@HOOKS.register_module()
+class StreamingHook(Hook):
+    """Refuse what does not go with a streamed model; keep its weights up to date.
+
+    - What would read weights behind the model's back, or compile it, is refused by
+      name, and so is a job that this computer's memory cannot hold.
+    - The optimizer gets the moment type of the model's ``mode``.
+    - Updates that wait for their block's next visit are made before anything else at
+      an epoch's end sees the weights.
+    - A run whose steps all come out non-finite is stopped, with a checkpoint.
+
+    Args:
+        max_skips: Steps in a row without a finite gradient that end the run.
+
+    Raises:
+        InputError: ``max_skips`` is not positive.
+    """
+
+    # Before hooks that look at the model, such as checkpoints.
+    priority = 'VERY_HIGH'
+
+    def __init__(self, *, max_skips: int = 20):
+        if max_skips < 1:
+            raise InputError(
+                f'StreamingHook: max_skips={max_skips} should be 1 or more.'
+            )
+        self.max_skips = max_skips
+
+    def before_run(self, runner: Runner) -> None:
+        """Check the job, before any weights are loaded.
+
+        Raises:
+            InputError: The model is not a streamed one, a part of the job does not go
+                with it, or the host's memory is too small.
+        """
+        model = unwrap(runner.model)
+        if not isinstance(model, StreamedTopdownPoseEstimator):
+            raise InputError(
+                'StreamingHook is there for models of type '
+                'sapiens_plugin.StreamedTopdownPoseEstimator, not '
+                f'{type(model).__name__}. Remove it from custom_hooks.'
+            )
+        if not isinstance(runner.optim_wrapper, StreamedOptimWrapper):
+            return  # a test; or train_step will say what it needs
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise InputError(
+                'EMAHook cannot work with a streamed model: its average would be a '
+                'second set of weights in host memory, taken while updates are still '
+                'to come. Remove it from custom_hooks.'
+            )
+        for name in ('compile', 'activation_checkpointing'):
+            if runner.cfg.get(name):
+                raise InputError(
+                    f'{name}={runner.cfg[name]} cannot work with a streamed model, '
+                    'which runs its own layers in its own order. Leave it out.'
+                )
+        runner.optim_wrapper.optimizer.moment_dtype = model.moment_dtype
+        self._check_host_memory(model)
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Stop a run that no longer learns.
+
+        Raises:
+            InputError: ``max_skips`` steps in a row were not finite.
+        """
+        model = unwrap(runner.model)
+        if model.skipped_in_a_row < self.max_skips:
+            return
+        name = f'stopped_iter_{runner.iter + 1}.pth'
+        runner.save_checkpoint(
+            runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter + 1)
+        )
+        raise InputError(
+            f'{self.max_skips} steps in a row had no finite gradient: this run learns '
+            f'nothing any more. Its state is in {runner.work_dir}/{name}, the images '
+            'are named in the log. A lower learning rate, clip_grad, or '
+            "model.precision='float32' may help."
+        )
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Make the updates that are still to come."""
+        runner.optim_wrapper.optimizer.flush()
+
+    def after_train(self, runner: Runner) -> None:
+        """Make the updates that are still to come."""
+        runner.optim_wrapper.optimizer.flush()
+
+    def _check_host_memory(self, model: StreamedTopdownPoseEstimator) -> None:
+        def need(moment_dtype: str) -> HostMemory:
+            return host_memory(
+                num_params=sum(p.numel() for p in model.parameters()),
+                num_trainable=sum(
+                    p.numel() for p in model.parameters() if p.requires_grad
+                ),
+                gradient_dtype=model.gradient_dtype,
+                moment_dtype=moment_dtype,
+            )
+
+        free = psutil.virtual_memory().available - _RESERVE
+        if need(model.moment_dtype).total <= free:
+            return
+        fitting = [
+            moment_dtype
+            for moment_dtype in MOMENT_DTYPES
+            if need(moment_dtype).total <= free
+        ]
+        if fitting:
+            way_out = f"Set model.moment_dtype='{fitting[0]}', which fits."
+        else:
+            way_out = (
+                "Not even model.mode='compact' fits. Close other programs, train fewer "
+                'layers (model.backbone.frozen_stages) or a smaller model.'
+            )
+        raise InputError(
+            f'Training needs {need(model.moment_dtype).total / _GIB:.1f} GiB of host '
+            f'memory beside the program itself ({need(model.moment_dtype)}), and '
+            f'{free / _GIB:.1f} GiB are free. {way_out}'
+        )

@@ -4,15 +4,13 @@
 # Estimated at 2 TFLOPS over COCO's 149.8 k persons: 0.44 TFLOP a crop, so 9 h an epoch
 # (4 h for the first, head only).
 #
-# GPU memory, computed: weights 1.3 GB, gradients 1.3 GB, moments 2.6 GB.
+# Host memory for training: 4 GB.
 _base_ = 'sapiens1b_gtx1650_week.py'
 
 model = dict(
     backbone=dict(
         arch='sapiens_0.3b',
         frozen_stages=-1,
-        # At 2 images all activations take 0.6 GB: nothing to recompute for.
-        with_cp=False,
         init_cfg=dict(
             checkpoint='{{ fileDirname }}/../data/pretrained/sapiens_0.3b/'
             'sapiens_0.3b_epoch_1600_torchscript.pt2',

@@ -4,13 +4,22 @@
 # GPU memory, estimated: 18.6 GB of weights, gradients and moments; layer boundaries
 # 6 GB (autocast keeps the residual stream in fp32); bf16 copies of weights 2.3 GB; one
 # recomputed layer and the head 7 GB. About 34 GB, and 39 GB with several GPUs.
-_base_ = 'sapiens1b_gtx1650.py'
+_base_ = ['_base_/two_phases.py', '_base_/coco.py', '_base_/sapiens_pose.py']
 
 codec = dict(type='UDPHeatmap', input_size=(384, 512), heatmap_size=(96, 128), sigma=3)
 model = dict(
-    # with_cp=False saves a quarter of the time and takes 50 GB more.
-    backbone=dict(img_size=(512, 384), with_cp=True),
-    head=dict(decoder=codec),
+    backbone=dict(
+        arch='sapiens_1b',
+        img_size=(512, 384),
+        # with_cp=False saves a quarter of the time and takes 50 GB more.
+        with_cp=True,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='{{ fileDirname }}/../data/pretrained/sapiens_1b/'
+            'sapiens_1b_epoch_173_torchscript.pt2',
+        ),
+    ),
+    head=dict(in_channels=1536, decoder=codec),
 )
 
 train_pipeline = [
@@ -34,7 +43,5 @@ test_dataloader = dict(
 )
 
 # bfloat16 has float32's range, so losses need no scaling.
-optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0, accumulative_counts=1
-)
+optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0)
 auto_scale_lr = dict(enable=False, base_batch_size=32)

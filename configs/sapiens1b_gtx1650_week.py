@@ -5,7 +5,7 @@
 # (11 h for the first, head only). Under layer decay the frozen layers would have
 # learned at 6% of the head's rate and less.
 #
-# GPU memory, computed: weights 4.7 GB; gradients and moments of 16 layers 5.8 GB.
+# Host memory for training: 7 GB.
 _base_ = 'sapiens1b_gtx1650.py'
 
 codec = dict(type='UDPHeatmap', input_size=(192, 256), heatmap_size=(48, 64), sigma=2)

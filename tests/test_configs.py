@@ -18,7 +18,7 @@ PUBLISHED = {
     'sapiens1b_coco_1024x768', 'sapiens2b_coco_1024x768',
 }  # fmt: skip
 NAMES = PUBLISHED | {
-    'sapiens1b_gtx1650', 'sapiens1b_minimal', 'sapiens1b_a100',
+    'sapiens1b_gtx1650', 'sapiens1b_minimal', 'sapiens1b_a100', 'sapiens2b_gtx1650',
     'sapiens1b_gtx1650_week', 'sapiens0.3b_gtx1650_week', 'sapiens_tiny_demo',
 }  # fmt: skip
 
@@ -121,8 +121,9 @@ def test_every_job_is_seeded_and_keeps_its_best(cfg):
 def test_the_4_gb_job_has_its_stated_settings(repo):
     cfg = Config.fromfile(repo / 'configs' / 'sapiens1b_gtx1650.py')
     assert cfg.codec.input_size == (288, 384) and cfg.codec.heatmap_size == (72, 96)
-    assert cfg.train_dataloader.batch_size == 2
-    assert cfg.optim_wrapper.accumulative_counts == 16
+    assert cfg.model.micro_batch == 2
+    assert cfg.train_dataloader.batch_size == 32
+    assert cfg.model.vram_budget <= 3400
     assert cfg.train_dataloader.num_workers == 2
     assert cfg.train_dataloader.persistent_workers
     assert cfg.train_cfg.max_epochs == 110
@@ -132,6 +133,33 @@ def test_the_4_gb_job_has_its_stated_settings(repo):
     assert cfg.optim_wrapper.optimizer.lr == 5e-4
     assert cfg.optim_wrapper.clip_grad.max_norm == 1.0
     assert cfg.default_hooks.checkpoint.interval == 5
+
+
+@pytest.mark.parametrize(
+    'name, micro_batch, img_size',
+    [
+        ('sapiens1b_gtx1650', 2, (384, 288)),
+        ('sapiens1b_minimal', 1, (320, 240)),
+        ('sapiens2b_gtx1650', 2, (384, 288)),
+        ('sapiens1b_gtx1650_week', 2, (256, 192)),
+        ('sapiens0.3b_gtx1650_week', 2, (256, 192)),
+    ],
+)
+def test_jobs_for_4_gb_stream(repo, name, micro_batch, img_size):
+    cfg = Config.fromfile(repo / 'configs' / f'{name}.py')
+    assert cfg.model.type == 'sapiens_plugin.StreamedTopdownPoseEstimator'
+    assert cfg.model.mode == 'compact'
+    assert cfg.model.micro_batch == micro_batch
+    assert tuple(cfg.model.backbone.img_size) == img_size
+    assert 'with_cp' not in cfg.model.backbone
+    assert cfg.train_dataloader.batch_size == 32
+    assert cfg.optim_wrapper.type == 'sapiens_plugin.StreamedOptimWrapper'
+    assert cfg.optim_wrapper.optimizer.type == 'sapiens_plugin.HostAdamW'
+    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.85
+    assert [hook.type.split('.')[-1] for hook in cfg.custom_hooks][-2:] == [
+        'StreamingHook',
+        'PhaseSwitchHook',
+    ]
 
 
 @pytest.mark.parametrize('name', sorted(NAMES - PUBLISHED))

@@ -16,7 +16,7 @@ model = dict(
     # Images that pass a layer together; the batch of the data loader is the effective one.
     micro_batch=2,
     # MiB of GPU memory for PyTorch. The driver and the desktop have the rest of the card.
-    vram_budget=3200,
+    vram_budget=3000,
     backbone=dict(
         arch='sapiens_1b',
         img_size=(384, 288),

@@ -1,7 +1,7 @@
 # Sapiens-1B with the smallest footprint: one image at a time, 320×240.
 #
 # Against sapiens1b_gtx1650.py this saves arithmetic (300 tokens a crop instead of
-# 432) and GPU memory: 2.4 GB instead of 3.2. Host memory is the same.
+# 432) and GPU memory: 2.4 GB instead of 3.0. Host memory is the same.
 _base_ = 'sapiens1b_gtx1650.py'
 
 codec = dict(type='UDPHeatmap', input_size=(240, 320), heatmap_size=(60, 80), sigma=2.5)

@@ -321,15 +321,10 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         key = (training, inputs.shape[1:], self.micro_batch, trains)
         if key != self._chain_key or len(inputs) > self._chain_batch:
             self._close_chain()
-            stem, blocks, tail = _stages(self)
             self._chain = StreamedChain(
-                stem,
-                blocks,
-                tail,
+                *_stages(self),
                 device=self.device,
-                placement=self._placement(
-                    [stem, *blocks, tail], inputs, training=training
-                ),
+                placement=self._placement(inputs, training=training),
             )
             self._chain_key, self._chain_batch = key, len(inputs)
         return self._chain
@@ -339,9 +334,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             self._chain.close()
         self._chain, self._chain_key, self._chain_batch = None, None, 0
 
-    def _placement(
-        self, stages: list[Stage], inputs: Tensor, *, training: bool
-    ) -> Placement:
+    def _placement(self, inputs: Tensor, *, training: bool) -> Placement:
         """Lay a chain out within the budget."""
         dtypes = dict(
             boundary_dtype=self.boundary_dtype,
@@ -351,7 +344,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         if self.device.type == 'cpu' and self.vram_budget is None:
             return Placement(**dtypes)
         budget = self.vram_budget or _free_memory(self.device)
-        job = self._memory_job(stages, inputs)
+        job = self.memory_job(len(inputs), inputs.shape[2:])
         layout = memory.plan_layout(job, budget_mib=budget, training=training)
         predict = memory.training_memory if training else memory.inference_memory
         self._prediction = predict(job, layout)
@@ -365,26 +358,33 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         )
         return Placement(**vars(layout), **dtypes)
 
-    def _memory_job(self, stages: list[Stage], inputs: Tensor) -> memory.Job:
-        """Describe a step on these inputs to the memory model."""
-        micro_batch = min(self.micro_batch, len(inputs))
-        images = torch.empty(micro_batch, *inputs.shape[1:], device='meta')
-        grid = patch_grid(*inputs.shape[2:])
+    def memory_job(self, batch: int, img_size: tuple[int, int]) -> memory.Job:
+        """Describe a step, in the present phase, to the memory model.
+
+        Args:
+            batch: Images in the step.
+            img_size: Their (height, width) in px.
+        """
+        stem, blocks, tail = _stages(self)
+        stages = [stem, *blocks, tail]
+        micro_batch = min(self.micro_batch, batch)
+        images = torch.empty(micro_batch, 3, *img_size, device='meta')
+        grid = patch_grid(*img_size)
         tokens = grid[0] * grid[1] + self.backbone.num_extra_tokens
         dims = self.backbone.arch.embed_dims
         x = torch.empty(micro_batch, tokens, dims, device='meta', requires_grad=True)
 
-        def tail(x: Tensor) -> Tensor:
+        def features_to_heatmaps(x: Tensor) -> Tensor:
             return self.head.forward(self._features(x, images))
 
         def measure(run: Callable, x: Tensor) -> memory.StageWork:
             return memory.measure_stage(run, x, compute_dtype=self.precision.dtype)
 
         sizes = [sum(p.nbytes for p in stage.params) for stage in stages]
-        pixels = inputs[0, 0].numel()
+        pixels = img_size[0] * img_size[1]
         heatmaps = self.head.out_channels * tokens * 16  # 4 × 4 positions a patch
         return memory.Job(
-            batch=len(inputs),
+            batch=batch,
             micro_batch=micro_batch,
             # A picture as it was loaded and as float32, and its target.
             input_bytes=3 * pixels + 12 * pixels + 4 * heatmaps,
@@ -392,13 +392,14 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             stem_bytes=sizes[0],
             block_bytes=sizes[1],
             tail_bytes=sizes[-1],
-            num_blocks=len(stages) - 2,
+            num_blocks=len(blocks),
             first_trainable=next(
                 (i for i, stage in enumerate(stages) if stage.trains), len(stages) - 1
             ),
             stem=measure(self.backbone.embed, images),
-            block=measure(self.backbone.layers[0], x),
-            tail=measure(tail, x),
+            # The last one trains if any does.
+            block=measure(self.backbone.layers[-1], x),
+            tail=measure(features_to_heatmaps, x),
             boundary_dtype=self.boundary_dtype,
             gradient_dtype=self.gradient_dtype,
         )

@@ -249,13 +249,12 @@ class StreamedChain:
                         y = self._run(index, y, j, step.seed)
                 backward(y, j)
                 xs[j] = x.grad
-        for index in reversed(segment):
-            self._gradients.send(
-                self._stages[index],
-                leaves[index],
-                norm_type=step.norm_type,
-                unscale=1 / step.loss_scale,
-            )
+        self._gradients.send(
+            [self._stages[index] for index in segment],
+            [leaves[index] for index in segment],
+            norm_type=step.norm_type,
+            unscale=1 / step.loss_scale,
+        )
         return xs
 
     def _run(self, index: int, x: Tensor, j: int, seed: int | None) -> Tensor:

@@ -38,34 +38,35 @@ class GradientReturn:
 
     def send(
         self,
-        stage: Stage,
-        leaves: Sequence[Tensor],
+        stages: Sequence[Stage],
+        leaves: Sequence[Sequence[Tensor]],
         *,
         norm_type: float,
         unscale: float,
     ) -> None:
-        """Send the gradients of a stage home, complete in float32.
+        """Send the gradients of some stages home, complete in float32.
 
         Args:
-            stage: Whose parameters they belong to.
-            leaves: Carry the gradients, one for each parameter, or none.
+            stages: Whose parameters they belong to.
+            leaves: Carry the gradients: for each stage one for each parameter, or none.
             norm_type: Order of the norm noted of each gradient.
             unscale: Factor that undoes the scaling of the loss.
         """
         pairs = []
-        for param, leaf in zip(stage.params, leaves, strict=True):
-            if leaf.grad is None:
-                continue
-            grad, leaf.grad = leaf.grad, None
-            if unscale != 1:
-                grad.mul_(unscale)
-            # Of the float32 gradient, on the device, in the way of clip_grad_norm_.
-            self._norms[param] = torch.linalg.vector_norm(grad, norm_type)
-            if self._courier is None and grad.dtype == self._dtype:
-                self._home[param] = grad
-            else:
-                self._home[param] = self._buffer(param)
-                pairs.append((grad.to(self._dtype), self._home[param]))
+        for stage, stage_leaves in zip(stages, leaves, strict=True):
+            for param, leaf in zip(stage.params, stage_leaves, strict=True):
+                if leaf.grad is None:
+                    continue
+                grad, leaf.grad = leaf.grad, None
+                if unscale != 1:
+                    grad.mul_(unscale)
+                # Of the float32 gradient, on the device, as clip_grad_norm_ does.
+                self._norms[param] = torch.linalg.vector_norm(grad, norm_type)
+                if self._courier is None and grad.dtype == self._dtype:
+                    self._home[param] = grad
+                else:
+                    self._home[param] = self._buffer(param)
+                    pairs.append((grad.to(self._dtype), self._home[param]))
         if self._courier is None:
             for grad, buffer in pairs:
                 buffer.copy_(grad)
@@ -85,6 +86,7 @@ class GradientReturn:
             self._leaving.result()
             self._leaving = None
         for param, grad in self._home.items():
+            param.grad = None  # may be of another type, as at a change of mode
             param.grad_dtype = grad.dtype
             param.grad = grad
         return self._norms

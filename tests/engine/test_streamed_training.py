@@ -7,6 +7,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from sapiens_plugin.errors import InputError
+
 MICRO, COUNTS = 2, 16
 
 
@@ -144,3 +146,63 @@ def test_resumed_run_is_the_uninterrupted_one(job, make_runner, mode, stop):
     resumed, _ = train(make_runner, cfg)
     assert resumed.epoch == whole.epoch
     assert_same_state(resumed, whole)
+
+
+class EpochSchedule(StepSchedule):
+    """The same where an epoch is one step: iterations differ between the two kinds."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            group['lr'] = 1e-3 / (1 + runner.epoch) * group['lr_scale']
+
+
+@pytest.fixture
+def whole(job, make_runner):
+    job.train_dataloader.sampler.shuffle = False
+    del job.train_dataloader.dataset.pipeline[2]  # nor other randomness in the data
+    return train(make_runner, unstreamed(job), EpochSchedule(4))[0]
+
+
+def resume(make_runner, cfg, path):
+    cfg.resume, cfg.load_from = True, str(path)
+    cfg.work_dir += '_resumed'
+    return train(make_runner, cfg, EpochSchedule(4))[0]
+
+
+def recount(path, iterations):
+    """Set the iterations of a checkpoint, which the two kinds count differently."""
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint['meta']['iter'] = iterations
+    torch.save(checkpoint, path)
+
+
+def test_a_streamed_run_goes_on_from_an_unstreamed_checkpoint(job, make_runner, whole):
+    path = f'{whole.work_dir}/epoch_2.pth'
+    recount(path, 2)
+    resumed = resume(make_runner, streamed(job, mode='exact'), path)
+    assert_same_state(resumed, whole)
+
+
+def test_an_unstreamed_run_goes_on_from_a_streamed_checkpoint(job, make_runner, whole):
+    first = streamed(job, mode='exact')
+    first.train_cfg.max_epochs = 2
+    path = f'{first.work_dir}/epoch_2.pth'
+    train(make_runner, first, EpochSchedule(4))
+    recount(path, 2 * COUNTS)
+    assert_same_state(resume(make_runner, unstreamed(job), path), whole)
+
+
+def test_narrow_moments_take_over_and_are_not_taken_for_others(job, make_runner, whole):
+    path = f'{whole.work_dir}/epoch_2.pth'
+    recount(path, 2)
+    resumed = resume(make_runner, streamed(job, mode='compact'), path)
+    saved = f'{resumed.work_dir}/epoch_4.pth'
+    moved = total = 0
+    for name, value in resumed.model.state_dict().items():
+        moved += (value - whole.model.state_dict()[name]).square().sum().item()
+        total += (whole.model.state_dict()[name]).square().sum().item()
+    assert 0 < (moved / total) ** 0.5 < 1e-2
+    again = unstreamed(job)
+    again.train_cfg.max_epochs = 5
+    with pytest.raises(InputError, match='int8'):
+        resume(make_runner, again, saved)

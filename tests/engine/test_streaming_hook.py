@@ -1,0 +1,177 @@
+import copy
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from sapiens_plugin.engine.streamed_optim_wrapper import StreamedOptimWrapper
+from sapiens_plugin.engine.streaming_hook import StreamingHook
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.streaming.host_adamw import HostAdamW
+
+
+@pytest.fixture
+def job(demo_config):
+    cfg = demo_config
+    cfg.model.update(type='sapiens_plugin.StreamedTopdownPoseEstimator', micro_batch=4)
+    cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
+    cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
+    cfg.optim_wrapper.optimizer.pop('fused', None)
+    cfg.custom_hooks.insert(0, dict(type='sapiens_plugin.StreamingHook', max_skips=2))
+    cfg.train_cfg.max_epochs = 1
+    cfg.param_scheduler = []
+    return cfg
+
+
+@pytest.mark.parametrize(
+    'change, complaint',
+    [
+        (lambda cfg: cfg.custom_hooks.append(dict(type='EMAHook')), 'EMAHook'),
+        (lambda cfg: cfg.update(compile=True), 'compile=True'),
+        (
+            lambda cfg: cfg.update(activation_checkpointing=['backbone']),
+            'activation_checkpointing',
+        ),
+        (
+            lambda cfg: cfg.optim_wrapper.update(accumulative_counts=16),
+            'accumulative_counts=16 .* model.micro_batch',
+        ),
+        (
+            lambda cfg: cfg.optim_wrapper.update(
+                clip_grad=dict(type='value', clip_value=1)
+            ),
+            'clips by norm',
+        ),
+        (
+            lambda cfg: cfg.optim_wrapper.optimizer.update(type='AdamW'),
+            'optimizer is a AdamW',
+        ),
+        (
+            lambda cfg: cfg.optim_wrapper.update(type='OptimWrapper'),
+            'not OptimWrapper',
+        ),
+        (
+            lambda cfg: (
+                cfg.model.update(type='TopdownPoseEstimator')
+                or [cfg.model.pop('micro_batch')]
+            ),
+            'not TopdownPoseEstimator',
+        ),
+    ],
+    ids=['ema', 'compile', 'cp', 'counts', 'clip', 'adamw', 'wrapper', 'model'],
+)
+def test_what_does_not_go_with_streaming_is_refused(
+    job, make_runner, change, complaint
+):
+    change(job)
+    with pytest.raises(InputError, match=complaint):
+        make_runner(job).train()
+
+
+def test_host_memory_too_small_names_the_moments_that_fit(
+    job, make_runner, monkeypatch
+):
+    runner = make_runner(job)
+    model = runner.model
+    model.moment_dtype = 'float32'
+    params = sum(p.numel() for p in model.parameters())
+    staging = 96 * 2**20
+    hook = StreamingHook()
+
+    def with_free(size):
+        free = SimpleNamespace(available=0.5 * 2**30 + staging + size)
+        monkeypatch.setattr(psutil, 'virtual_memory', lambda: free)
+        hook._check_host_memory(model)
+
+    with_free((4 + 2 + 8) * params)
+    with pytest.raises(InputError, match="moment_dtype='bfloat16', which fits"):
+        with_free((4 + 2 + 8) * params - 1)
+    with pytest.raises(InputError, match="moment_dtype='int8', which fits"):
+        with_free((4 + 2 + 4) * params - 1)
+    with pytest.raises(InputError, match='Close other programs'):
+        with_free((4 + 2 + 1) * params)
+
+
+def test_the_optimizer_gets_the_moments_of_the_mode(job, make_runner):
+    runner = make_runner(job)
+    runner.train()
+    runner.optim_wrapper.state_dict()
+    states = runner.optim_wrapper.optimizer.state.values()
+    assert states and all('exp_avg_int8' in state for state in states)
+
+
+class Poison(Hook):
+    """From some step on, every gradient is nothing."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx >= 1:
+            for sample in data_batch['data_samples']:
+                sample.gt_fields.heatmaps.fill_(float('nan'))
+
+
+def test_a_run_that_learns_nothing_stops_with_a_checkpoint(job, make_runner):
+    runner = make_runner(job, Poison())
+    with pytest.raises(InputError, match=r'(?s)2 steps in a row.*stopped_iter_3.pth'):
+        runner.train()
+    path = f'{runner.work_dir}/stopped_iter_3.pth'
+    saved = torch.load(path, weights_only=False)
+    assert saved['meta']['epoch'] == 0 and saved['meta']['iter'] == 3
+    assert all(value.isfinite().all() for value in saved['state_dict'].values())
+    assert saved['optimizer']['state']
+
+
+def test_the_end_of_an_epoch_sees_all_updates(job, make_runner):
+    seen = []
+
+    class Look(Hook):
+        priority = 'HIGH'
+
+        def after_train_epoch(self, runner):
+            seen.append(runner.optim_wrapper.optimizer.has_pending)
+
+        def after_train_iter(self, runner, *args, **kwargs):
+            seen.append(runner.optim_wrapper.optimizer.has_pending)
+
+    make_runner(job, Look()).train()
+    assert seen == [True, True, True, False]
+
+
+def make_wrapper(*shapes, **settings):
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    return params, StreamedOptimWrapper(HostAdamW(params, lr=0.1), **settings)
+
+
+@pytest.mark.parametrize('max_norm', [0.5, 100.0])
+@pytest.mark.parametrize('norm_type', [2, 1, float('inf')])
+def test_clipping_has_the_bits_of_the_stock_one(max_norm, norm_type):
+    clip = dict(max_norm=max_norm, norm_type=norm_type)
+    params, wrapper = make_wrapper((7, 5), (11,), (3, 2, 2), clip_grad=clip)
+    twins = copy.deepcopy(params)
+    stock = torch.optim.AdamW(twins, lr=0.1, weight_decay=1e-2, fused=True)
+    for _ in range(5):
+        for param, twin in zip(params, twins, strict=True):
+            param.grad = torch.randn_like(param)
+            twin.grad = param.grad.clone()
+        norms = {p: torch.linalg.vector_norm(p.grad, norm_type) for p in params[::-1]}
+        assert wrapper.update(norms, scaled=False)
+        wrapper.optimizer.flush()
+        torch.nn.utils.clip_grad_norm_(twins, **clip)
+        stock.step()
+    for param, twin in zip(params, twins, strict=True):
+        assert torch.equal(param, twin)
+
+
+def test_the_loss_scale_learns_and_is_saved():
+    params, wrapper = make_wrapper((3,))
+    start = wrapper.loss_scale.scale
+    params[0].grad = torch.tensor([1.0, float('inf'), 0.0])
+    norms = {params[0]: torch.linalg.vector_norm(params[0].grad)}
+    assert not wrapper.update(norms, scaled=True)
+    assert wrapper.loss_scale.scale == start / 2
+    assert params[0].grad is None and not wrapper.optimizer.has_pending
+    _, other = make_wrapper((3,))
+    other.load_state_dict(wrapper.state_dict())
+    assert other.loss_scale.scale == start / 2

@@ -88,7 +88,10 @@ class StreamedChain:
                     f'{placement.spacing} blocks: {at_least} are needed.'
                 )
             self._weights = SlotWeights(
-                self._stages, device=device, slots=placement.slots
+                self._stages,
+                device=device,
+                slots=placement.slots,
+                lookahead=placement.spacing,
             )
         else:
             self._weights = InPlaceWeights(self._stages)

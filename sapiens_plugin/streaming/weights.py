@@ -1,5 +1,6 @@
 """Where the weights of a stage are while it computes."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -70,23 +71,33 @@ class _Slot:
 class SlotWeights:
     """Weights that live in host memory and visit the device.
 
-    Stages of equal shapes share slots. Since a sweep's order is known, a slot is
-    given up by whoever is needed last (Belady's rule, which no other rule beats): with
-    as many slots as stages nothing is ever given up, and weights travel only when they
-    have changed.
+    Stages of equal shapes share slots. Since a sweep's order is known, and the next
+    will be like it, a slot is given up by whoever is needed last (Belady's rule, which
+    no other beats): with as many slots as stages nothing is ever given up, and weights
+    travel only when they have changed.
 
     Args:
         stages: The stages of the chain.
         device: Where to compute.
         slots: Slots for the shapes that most stages have; the stem and the tail, where
             they differ, have one of their own.
+        lookahead: Stages that are fetched before they are entered.
     """
 
-    def __init__(self, stages: Sequence[Stage], *, device: torch.device, slots: int):
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        *,
+        device: torch.device,
+        slots: int,
+        lookahead: int,
+    ):
         self._stages = stages
         self._device = device
         self._api = torch.get_device_module(device)
         self._courier = Courier(device)
+        self._lookahead = lookahead
+        self._order: Sequence[int] = ()
         self._ahead: deque[int] = deque()
         self.before_use: BeforeUse = lambda params: None
 
@@ -101,7 +112,7 @@ class SlotWeights:
 
     def start(self, order: Sequence[int]) -> None:
         """Announce the stages of a sweep, in the order in which they are entered."""
-        self._ahead = deque(order)
+        self._order, self._ahead = order, deque(order)
         for pool in self._pools.values():
             for slot in pool:
                 if slot.holds is not None and slot.versions != self._versions(slot):
@@ -120,8 +131,11 @@ class SlotWeights:
         # The targets of all that starts now were last used by work already queued.
         now = self._api.Event()
         now.record(self._api.current_stream(self._device))
+        soon = list(dict.fromkeys((*group, *self._ahead)))
+        soon = soon[: len(group) + self._lookahead]
         for shapes, pool in self._pools.items():
-            self._fill(shapes, pool, group, now)
+            indices = [index for index in soon if self._shapes[index] == shapes]
+            self._fill(pool, indices[: len(pool)], now)
         return [self._take(index) for index in group]
 
     def invalidate(self, indices: Sequence[int]) -> None:
@@ -142,19 +156,19 @@ class SlotWeights:
         """End the transfers."""
         self._courier.close()
 
-    def _fill(self, shapes, pool: list[_Slot], group: Sequence[int], now) -> None:
-        """Fetch the stages that are needed soonest, as many as the pool holds."""
-        wanted: dict[int, None] = {}
-        for index in (*group, *self._ahead):
-            if self._shapes[index] == shapes:
-                wanted[index] = None
-                if len(wanted) == len(pool):
-                    break
+    def _fill(self, pool: list[_Slot], indices: Sequence[int], now) -> None:
+        """Have stages on their way into a pool, in the place of those needed last."""
+        next_use: dict[int, int] = {}
+        for time, index in enumerate((*indices, *self._ahead, *self._order)):
+            next_use.setdefault(index, time)
         held = {slot.holds for slot in pool}
-        free = (slot for slot in pool if slot.holds not in wanted)
-        for index in wanted:
+        free = sorted(
+            (slot for slot in pool if slot.holds not in indices),
+            key=lambda slot: next_use.get(slot.holds, math.inf),
+        )
+        for index in indices:
             if index not in held:
-                self._fetch(index, next(free), now)
+                self._fetch(index, free.pop(), now)
 
     def _fetch(self, index: int, slot: _Slot, now) -> None:
         params = self._stages[index].params

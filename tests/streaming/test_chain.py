@@ -241,6 +241,44 @@ def test_an_error_leaves_nothing_behind(placement, fails_at):
         assert torch.equal(param.grad, other.grad)
 
 
+def count_fetches(monkeypatch, chain):
+    fetched = []
+    fetch = chain._weights._fetch
+
+    def counting(index, slot, now):
+        fetched.append(index)
+        return fetch(index, slot, now)
+
+    monkeypatch.setattr(chain._weights, '_fetch', counting)
+    return fetched
+
+
+@pytest.mark.parametrize('slots', [2, 6, 10, 12])
+def test_inference_again_fetches_what_does_not_stay(monkeypatch, slots):
+    net = Net(depth=12)
+    inputs, _ = batch(EQUAL)
+    chain = chain_of(net, slots=slots)
+    for _ in range(3):
+        chain.forward(inputs)
+    fetched = count_fetches(monkeypatch, chain)
+    chain.forward(inputs)
+    assert 12 - slots <= len(fetched) <= 12 - slots + 2
+
+
+@pytest.mark.parametrize('slots, back', [(2, 10), (8, 4), (12, 0)])
+def test_backward_starts_with_what_forward_left(monkeypatch, slots, back):
+    """Stem, 12 blocks and tail are fetched forward; backward what has gone since."""
+    net = Net(depth=12)
+    inputs, targets = batch(EQUAL)
+    chain = chain_of(net, slots=slots)
+    fetched = count_fetches(monkeypatch, chain)
+    for step in range(2):
+        fetched.clear()
+        chain.accumulate(inputs, lambda x, j: net.loss(x, targets[j]), seed=step)
+        assert fetched[:14] == list(range(14))
+        assert fetched[14:] == list(range(back, 0, -1))
+
+
 def chain_of(net, **placement):
     return StreamedChain(*net.stages(), device=CPU, placement=Placement(**placement))
 

@@ -3,6 +3,9 @@
 What the bare stack does is looked at in child processes, where nothing is repaired.
 """
 
+import contextlib
+import ctypes
+import errno
 import json
 import operator
 import os
@@ -14,6 +17,7 @@ import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +92,19 @@ def _python(code, *arguments, paths=()):
 
 def _is_mapped(path):
     return str(path) in Path('/proc/self/maps').read_text()
+
+
+def _resident_mib(figure='VmRSS'):
+    status = Path('/proc/self/status').read_text()
+    return int(re.search(rf'{figure}:\s+(\d+)', status)[1]) / 1024
+
+
+def _peak_growth_mib(action, *arguments):
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not serve again
+    Path('/proc/self/clear_refs').write_text('5')  # the peak is now what is
+    before = _resident_mib()
+    action(*arguments)
+    return _resident_mib('VmHWM') - before
 
 
 # --- The bare stack -----------------------------------------------------------------
@@ -165,13 +182,18 @@ class _Call:
 
 
 def test_a_second_call_changes_nothing():
+    from mmengine import runner
     from mmengine.dist import utils
+    from mmengine.hooks import CheckpointHook
     from mmengine.model import MMDistributedDataParallel
     from mmengine.optim import AmpOptimWrapper, BaseOptimWrapper
     from torch.utils.data._utils import worker
 
     def state():
         return (
+            runner.save_checkpoint,
+            runner.checkpoint.load_state_dict,
+            CheckpointHook._save_checkpoint_with_step,
             sys.modules['mmcv._ext'],
             utils._init_dist_pytorch,
             MMDistributedDataParallel.__init__,
@@ -189,7 +211,9 @@ def test_a_second_call_changes_nothing():
         compat.stand_in_for_torchvision,
         compat.allow_mmengine_checkpoints,
         compat.load_checkpoints_on_cpu,
+        compat.release_loaded_weights,
         compat.release_resumed_checkpoints,
+        compat.save_checkpoints_whole,
         compat.run_amp_on_cpu,
         compat.run_distributed_on_cpu,
         compat.repair_spawned_workers,
@@ -521,16 +545,12 @@ def test_checkpoints_come_to_the_cpu_wherever_they_are_wanted(symptoms, finished
 
 @on_linux
 def test_checkpoints_are_mapped_and_not_copied(tmp_path):
-    def resident_mib():
-        status = Path('/proc/self/status').read_text()
-        return int(re.search(r'VmRSS:\s+(\d+)', status)[1]) / 1024
-
     path = tmp_path / 'large.pth'
     torch.save({'state_dict': {'a': torch.ones(32 * 2**20)}}, path)  # 128 MiB
-    before = resident_mib()
+    before = _resident_mib()
     tensor = _load(path)['state_dict']['a']
     assert _is_mapped(path)
-    assert resident_mib() - before < 16
+    assert _resident_mib() - before < 16
     assert tensor[-1] == 1
 
     torch.save({'a': tensor[:8].clone()}, path, _use_new_zipfile_serialization=False)
@@ -622,6 +642,183 @@ def test_a_resumed_optimizer_lets_go_of_its_checkpoint(job, finished_run, tmp_pa
         for state, value in zip(wrapper.optimizer.state.values(), values, strict=True):
             assert torch.equal(state[name], value)
     assert wrapper.base_param_settings['params'].tolist() == [0.0]
+
+
+def _fill_model(path):
+    """Load 8 × 16 MiB into a model whose memory counts already."""
+    from mmengine.runner import load_checkpoint
+
+    model = nn.Sequential(*[nn.Linear(2048, 2048, bias=False) for _ in range(8)])
+    state = {name: torch.randn(2048, 2048) for name in model.state_dict()}
+    torch.save({'state_dict': state}, path)
+    growth = _peak_growth_mib(load_checkpoint, model, str(path))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name])
+    assert not any(module._load_state_dict_pre_hooks for module in model.modules())
+    return growth
+
+
+def _fill_optimizer(path):
+    """Load 8 × 16 MiB of moments; what they take in the end does not count."""
+    from mmengine.optim import OptimWrapper
+
+    wrapper = OptimWrapper(torch.optim.SGD([torch.zeros(2**22) for _ in range(8)], 0.1))
+    state = wrapper.state_dict()
+    state['state'] = {i: dict(momentum_buffer=torch.randn(2**22)) for i in range(8)}
+    torch.save(state, path)
+    growth = _peak_growth_mib(wrapper.load_state_dict, _load(path))
+    for own, saved in zip(
+        wrapper.optimizer.state.values(), state['state'].values(), strict=True
+    ):
+        assert torch.equal(own['momentum_buffer'], saved['momentum_buffer'])
+    return growth - 128
+
+
+@on_linux
+@pytest.mark.parametrize('fill', [_fill_model, _fill_optimizer])
+def test_a_file_that_is_copied_is_in_memory_piece_by_piece(fill, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(compat, 'release_pages', lambda tensor: None)
+        assert 112 < fill(tmp_path / 'kept.pth') < 144
+    assert fill(tmp_path / 'released.pth') < 32
+
+
+def _save(checkpoint, path, **kwargs):
+    from mmengine.runner import save_checkpoint
+
+    save_checkpoint(checkpoint, str(path), **kwargs)
+
+
+def _stock_save(checkpoint, path):
+    from mmengine.runner import save_checkpoint
+
+    save_checkpoint.__wrapped__(checkpoint, str(path))
+
+
+@on_linux
+def test_a_checkpoint_is_saved_without_a_copy_in_memory(tmp_path):
+    checkpoint = {'state_dict': {'a': torch.randn(2**24)}}  # 64 MiB
+    stock, own = tmp_path / 'stock.pth', tmp_path / 'new' / 'own.pth'
+    assert _peak_growth_mib(_stock_save, checkpoint, stock) > 60
+    assert _peak_growth_mib(_save, checkpoint, own) < 16
+    assert own.read_bytes() == stock.read_bytes()
+    assert [path.name for path in own.parent.iterdir()] == ['own.pth']
+
+
+@contextlib.contextmanager
+def _files_limited_to(size):
+    import resource  # there is none on Windows
+
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+
+@on_linux
+def test_a_write_that_fails_costs_no_checkpoint(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    after = {'state_dict': {'a': torch.ones(2**18)}}  # 1 MiB
+    with _files_limited_to(2**19):
+        with pytest.raises(OSError, match='File too large'):
+            _stock_save(after, path)
+        assert path.stat().st_size == 2**19  # half a file of that name
+        path.unlink()
+
+        _save({'state_dict': {'a': torch.zeros(1)}}, path)
+        with pytest.raises(InputError, match='File too large'):
+            _save(after, path)
+    assert [file.name for file in tmp_path.iterdir()] == ['epoch_1.pth']
+    assert _load(path)['state_dict']['a'].tolist() == [0]
+
+
+def test_a_full_disk_is_reported_with_what_it_takes(tmp_path, monkeypatch):
+    def fill_disk(checkpoint, file):
+        file.write(b'PK')
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    path = tmp_path / 'epoch_2.pth'
+    path.write_bytes(b'as it was')
+    weight, moment = torch.zeros(5_000_000), torch.zeros(2_500_000)
+    checkpoint = {
+        'state_dict': {'a': weight},
+        'optimizer': {'state': {0: {'exp_avg': moment}}, 'param_groups': [{'lr': 1.0}]},
+    }
+    monkeypatch.setattr(compat.torch, 'save', fill_disk)
+
+    def disk_usage(folder):
+        return SimpleNamespace(free=30_000_000 - 10_000_000 * len([*folder.iterdir()]))
+
+    monkeypatch.setattr(compat.shutil, 'disk_usage', disk_usage)
+    with pytest.raises(InputError) as caught:
+        _save(checkpoint, path)
+    message = str(caught.value)
+    assert f'{path} could not be written: No space left on device.' in message
+    assert 'It needs 0.03 GB; 0.02 GB are free.' in message
+    assert 'default_hooks.checkpoint.out_dir' in message
+    assert '--resume' in message
+    assert path.read_bytes() == b'as it was'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_fault_of_the_disk_is_not_blamed_on_it(tmp_path):
+    values = torch.ones(4)
+    checkpoint = {'a': values, 'b': values.view(torch.int32)}
+    with pytest.raises(RuntimeError, match='the same data as different types'):
+        _save(checkpoint, tmp_path / 'epoch_1.pth')
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_backends_are_left_to_mmengine(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(compat, 'save_to_local', lambda _, path: seen.append(path))
+    by_path, by_args, by_client = (tmp_path / f'{i}.pth' for i in range(3))
+    _save({'a': 1}, by_path)
+    _save({'a': 1}, by_args, backend_args=dict(backend='local'))
+    _save({'a': 1}, by_client, file_client_args=dict(backend='disk'))
+    with pytest.raises(ImportError, match='pavi'):
+        _save({'a': 1}, 'pavi://model/epoch_1.pth')
+    assert seen == [str(by_path)]
+    assert _load(by_args) == _load(by_client) == {'a': 1}
+
+
+def test_the_last_checkpoint_is_there_until_the_next_one_is(job, tmp_path, monkeypatch):
+    from mmengine.hooks import CheckpointHook
+    from mmengine.runner import find_latest_checkpoint
+
+    hook = dict(type='CheckpointHook', interval=1, max_keep_ckpts=1)
+
+    def run(work_dir, **settings):
+        settings.setdefault('default_hooks', dict(checkpoint=hook))
+        job.toy_runner(work_dir, **settings).train()
+
+    def last_after_a_failure(work_dir):
+        save = compat.save_to_local
+
+        def fail_at_the_second(checkpoint, path):
+            if Path(path).name == 'epoch_2.pth':
+                raise InputError('the disk is full')
+            save(checkpoint, path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(compat, 'save_to_local', fail_at_the_second)
+            with pytest.raises(InputError, match='the disk is full'):
+                run(work_dir)
+        return Path(find_latest_checkpoint(work_dir))
+
+    stock = CheckpointHook._save_checkpoint_with_step.__wrapped__
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointHook, '_save_checkpoint_with_step', stock)
+        assert not last_after_a_failure(tmp_path / 'stock').exists()
+
+    work_dir = tmp_path / 'repaired'
+    last = last_after_a_failure(work_dir)
+    assert _load(last)['meta']['epoch'] == 1
+    run(work_dir, resume=True, epochs=4)
+    assert [path.name for path in work_dir.glob('*.pth')] == ['epoch_4.pth']
+    assert find_latest_checkpoint(work_dir) == str(work_dir / 'epoch_4.pth')
 
 
 # --- Running without a GPU ----------------------------------------------------------

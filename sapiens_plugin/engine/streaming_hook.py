@@ -117,7 +117,9 @@ class StreamingHook(Hook):
                 moment_dtype=moment_dtype,
             )
 
-        free = psutil.virtual_memory().available - _RESERVE
+        # The weights are there already, with random values.
+        weights = need('int8').weights
+        free = psutil.virtual_memory().available + weights - _RESERVE
         if need(model.moment_dtype).total <= free:
             return
         fitting = [
@@ -135,5 +137,5 @@ class StreamingHook(Hook):
         raise InputError(
             f'Training needs {need(model.moment_dtype).total / _GIB:.1f} GiB of host '
             f'memory beside the program itself ({need(model.moment_dtype)}), and '
-            f'{free / _GIB:.1f} GiB are free. {way_out}'
+            f'{free / _GIB:.1f} GiB can be had. {way_out}'
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.mapped import release_pages
 
 from .architectures import name_of
 from .checkpoint import LazyTensor, open_weights
@@ -80,6 +81,7 @@ def load_backbone(vit: SapiensViT, path: str | Path) -> LiftReport:
             if name == 'pos_embed':
                 value = _fit_positions(value, source_grid, vit)
             target[name].copy_(value)
+            release_pages(value)
     return LiftReport(
         path, len(tensors), len(file) - len(tensors), source_grid, vit.grid
     )

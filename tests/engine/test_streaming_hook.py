@@ -85,13 +85,13 @@ def test_host_memory_too_small_names_the_moments_that_fit(
         monkeypatch.setattr(psutil, 'virtual_memory', lambda: free)
         hook._check_host_memory(model)
 
-    with_free((4 + 2 + 8) * params)
+    with_free((2 + 8) * params)
     with pytest.raises(InputError, match="moment_dtype='bfloat16', which fits"):
-        with_free((4 + 2 + 8) * params - 1)
+        with_free((2 + 8) * params - 1)
     with pytest.raises(InputError, match="moment_dtype='int8', which fits"):
-        with_free((4 + 2 + 4) * params - 1)
+        with_free((2 + 4) * params - 1)
     with pytest.raises(InputError, match='Close other programs'):
-        with_free((4 + 2 + 1) * params)
+        with_free((2 + 1) * params)
 
 
 def test_the_optimizer_gets_the_moments_of_the_mode(job, make_runner):

@@ -5,6 +5,7 @@ from mmengine.runner import Runner
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
+from sapiens_plugin.streaming.host_adamw import HostAdamW
 
 from .unwrap import unwrap
 
@@ -60,6 +61,16 @@ class CheckpointGuardHook(Hook):
                 'The checkpoint holds weights alone, as best_*.pth do; no run can be '
                 'resumed from it. Resume from an epoch_N.pth, or start anew from '
                 'these weights with --cfg-options load_from=PATH and without --resume.'
+            )
+        moments = checkpoint['optimizer'].get('state', {}).values()
+        if any('exp_avg_int8' in state for state in moments) and not isinstance(
+            getattr(runner.optim_wrapper, 'optimizer', None), HostAdamW
+        ):
+            raise InputError(
+                "The checkpoint's optimizer state is that of a streamed run in compact "
+                'mode: its moments are int8, which no other optimizer can read. Resume '
+                'it with its own config, or start anew from its weights with '
+                '--cfg-options load_from=PATH and without --resume.'
             )
         saved = [_settings(state) for state in checkpoint.get('param_schedulers', [])]
         own = [_settings(s.state_dict()) for s in runner.param_schedulers or []]

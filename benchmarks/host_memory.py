@@ -184,9 +184,9 @@ def run_part(args: argparse.Namespace) -> None:
 
     @DATA_SAMPLERS.register_module()
     class FirstFewSampler(Sampler):
-        """The first samples of a large data set."""
+        """The first samples of a large data set, in order."""
 
-        def __init__(self, dataset, *, num_samples, seed=None):
+        def __init__(self, dataset, *, num_samples, **_):
             self.num_samples = num_samples
 
         def __iter__(self):
@@ -227,6 +227,7 @@ def shrink(cfg, args: argparse.Namespace) -> None:
     cfg.default_hooks.checkpoint.interval = 1
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     cfg.custom_hooks[-1].warmup_epochs = 0
+    cfg.param_scheduler = []  # they are for longer jobs, and hold nothing
     sampler = dict(type='FirstFewSampler', num_samples=args.batch * args.steps)
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']

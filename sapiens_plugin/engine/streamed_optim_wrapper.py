@@ -100,6 +100,9 @@ class StreamedOptimWrapper(OptimWrapper):
             )
         self.message_hub.update_scalar('train/grad_norm', float(total))
         self.optimizer.schedule(grad_factor=factor)
+        # Schedulers look here for whether the optimizer has stepped before them.
+        if hasattr(self.optimizer, '_global_step'):
+            self.optimizer._global_step += 1
         return True
 
     def update_params(self, *args, **kwargs) -> None:

@@ -513,6 +513,22 @@ def test_an_unknown_moment_type_is_refused():
         host(make_params(), moment_dtype='int4')
 
 
+def test_the_moment_type_can_be_set_until_there_are_moments():
+    params, others = make_params(), make_params()
+    optimizer, expected = host(params), host(others, moment_dtype='int8')
+    with pytest.raises(InputError, match='int4'):
+        optimizer.moment_dtype = 'int4'
+    assert optimizer.moment_dtype == 'float32'
+    optimizer.moment_dtype = 'int8'
+    train(optimizer, params, range(2))
+    train(expected, others, range(2))
+    assert_same(params, others)
+    assert_same_state(optimizer.state_dict(), expected.state_dict())
+    optimizer.moment_dtype = 'int8'
+    with pytest.raises(InputError, match=r'are int8 already.*float32'):
+        optimizer.moment_dtype = 'float32'
+
+
 @pytest.mark.parametrize(
     'param, words',
     [

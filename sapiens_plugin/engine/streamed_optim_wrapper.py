@@ -99,11 +99,12 @@ class StreamedOptimWrapper(OptimWrapper):
                 self.clip_grad_kwargs['max_norm'] / (total + 1e-6), max=1.0
             )
         self.message_hub.update_scalar('train/grad_norm', float(total))
-        self.optimizer.schedule(grad_factor=factor)
-        # Schedulers look here for whether the optimizer has stepped before them.
-        if hasattr(self.optimizer, '_global_step'):
-            self.optimizer._global_step += 1
+        self.step(grad_factor=factor)
         return True
+
+    def step(self, *, grad_factor: Tensor | None = None) -> None:
+        """Schedule a step; MMEngine's schedulers count the calls."""
+        self.optimizer.schedule(grad_factor=grad_factor)
 
     def update_params(self, *args, **kwargs) -> None:
         """Refuse a loss: there is no graph behind it.

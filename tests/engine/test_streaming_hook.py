@@ -175,3 +175,12 @@ def test_the_loss_scale_learns_and_is_saved():
     _, other = make_wrapper((3,))
     other.load_state_dict(wrapper.state_dict())
     assert other.loss_scale.scale == start / 2
+
+
+def test_schedulers_see_that_the_optimizer_steps(job, make_runner, recwarn):
+    job.param_scheduler = [dict(type='MultiStepLR', milestones=[2], by_epoch=False)]
+    runner = make_runner(job)
+    runner.train()
+    assert not [w for w in recwarn if 'optimizer.step()' in str(w.message)]
+    groups = runner.optim_wrapper.optimizer.param_groups
+    assert groups[0]['lr'] == pytest.approx(0.1 * groups[0]['initial_lr'])

@@ -154,13 +154,18 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             )
         self._flush = optim_wrapper.optimizer.flush
         data = self.data_preprocessor(data, True)
-        step = data['inputs'], data['data_samples'], optim_wrapper
-        try:
-            norms, logs = self._accumulate(*step)
-        except torch.OutOfMemoryError as error:
-            if self.on_oom == 'raise' or self.micro_batch == 1:
-                raise InputError(self._out_of_memory(error)) from error
-            norms, logs = self._accumulate_smaller(*step, error)
+        while True:
+            try:
+                norms, logs = self._accumulate(
+                    data['inputs'], data['data_samples'], optim_wrapper
+                )
+                break
+            except torch.OutOfMemoryError as error:
+                if self.on_oom == 'raise' or self.micro_batch == 1:
+                    raise InputError(self._out_of_memory(error)) from error
+                full = _first_line(error)
+            # Out of the handler, which keeps all that the failed step allocated.
+            self._shrink(full)
         stepped = optim_wrapper.update(norms, scaled=self.precision.loss_scaling)
         self._note(stepped, data['data_samples'], logs)
         return _mean_logs(logs)
@@ -258,24 +263,18 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         )
         return norms, logs
 
-    def _accumulate_smaller(self, inputs, samples, optim_wrapper, error):
-        """Try the step again, half the micro-batch at a time, until it fits."""
-        while self.micro_batch > 1:
-            self.micro_batch //= 2
-            print_log(
-                f'The GPU is full ({_first_line(error)}). The step is tried again with '
-                f'{self.micro_batch} images at a time, and so are all that follow.',
-                logger='current',
-                level=logging.WARNING,
-            )
-            self._close_chain()
-            if self.device.type == 'cuda':
-                torch.cuda.empty_cache()
-            try:
-                return self._accumulate(inputs, samples, optim_wrapper)
-            except torch.OutOfMemoryError as again:
-                error = again
-        raise InputError(self._out_of_memory(error)) from error
+    def _shrink(self, reason: str) -> None:
+        """Halve the micro-batch, and give back what the device holds."""
+        self.micro_batch //= 2
+        print_log(
+            f'The GPU is full ({reason}). The step is tried again with '
+            f'{self.micro_batch} images at a time, and so are all that follow.',
+            logger='current',
+            level=logging.WARNING,
+        )
+        self._close_chain()
+        if self.device.type == 'cuda':
+            torch.cuda.empty_cache()
 
     def _note(self, stepped: bool, samples: list[PoseDataSample], logs: list) -> None:
         """Count steps that were skipped because of a value that is not finite."""

@@ -5,7 +5,7 @@ segment, ``rewind`` when forward is over, then ``take`` them.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class HostBoundaries:
 
     def put(self, activations: Sequence[Tensor]) -> None:
         """Keep the activations of all micro-batches, (b, ...) each."""
-        sources = [x.to(self._dtype) for x in activations]
+        sources = [x.to(self._dtype).contiguous() for x in activations]
         pairs = list(zip(sources, self._home(sources), strict=True))
         self._height += 1
         before = self._departure
@@ -88,8 +88,8 @@ class HostBoundaries:
 
     def abort(self) -> None:
         """Let what is under way arrive, and forget all."""
-        under_way = [self._departure, self._arrival and self._arrival[0]]
-        wait([future for future in under_way if future is not None])
+        self._outbound.settle()
+        self._inbound.settle()
         self._departure = self._arrival = None
         self._height = 0
 

@@ -10,6 +10,7 @@ schedule; ``docs/streaming.md`` the measurements).
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,8 @@ class StreamedChain:
                 self._stages,
                 device=device,
                 slots=placement.slots,
-                lookahead=placement.spacing,
+                # One more for the tail, which comes with the last blocks.
+                lookahead=placement.spacing + 1,
             )
         else:
             self._weights = InPlaceWeights(self._stages)
@@ -128,6 +130,7 @@ class StreamedChain:
         """Put the tail's weights on the device while its modules are called."""
         self._weights.start([self._last])
         with self._settled(), self._visit([self._last]):
+            self._weights.arrive(self._last)
             yield
 
     def accumulate(
@@ -169,7 +172,7 @@ class StreamedChain:
         step = _Step(seed, norm_type, loss_scale)
 
         def loss_backward(y: Tensor, j: int) -> None:
-            self._seed(seed, self._last, j)
+            self._prepare(self._last, j, seed)
             loss = shares[j](loss_of(y, j)) * loss_scale
             self._backward(loss)
 
@@ -246,12 +249,16 @@ class StreamedChain:
         with self._visit(segment) as leaves:
             for j, x in enumerate(xs):
                 x = x.detach().float().requires_grad_(wants_gradient)
+                xs[j] = None
+                if wants_gradient:
+                    # As it comes: x.grad would be laid out like x, and sums further up
+                    # would run in another order than in an unbroken graph.
+                    x.register_hook(partial(xs.__setitem__, j))
                 y = x
                 for index in segment:
                     if index != self._last:
                         y = self._run(index, y, j, step.seed)
                 backward(y, j)
-                xs[j] = x.grad
         self._gradients.send(
             [self._stages[index] for index in segment],
             [leaves[index] for index in segment],
@@ -261,12 +268,14 @@ class StreamedChain:
         return xs
 
     def _run(self, index: int, x: Tensor, j: int, seed: int | None) -> Tensor:
-        if seed is not None:
-            self._seed(seed, index, j)
+        self._prepare(index, j, seed)
         return self._stages[index].run(x)
 
-    def _seed(self, step_seed: int, index: int, j: int) -> None:
-        seed_generators(self._device, seed_at(step_seed, index, j))
+    def _prepare(self, index: int, j: int, seed: int | None) -> None:
+        if j == 0:  # not before: the stages ahead of it compute while it travels
+            self._weights.arrive(index)
+        if seed is not None:
+            seed_generators(self._device, seed_at(seed, index, j))
 
     def _backward(self, y: Tensor, gradient: Tensor | None = None) -> None:
         # Backward runs outside of autocast, which it was not made for. The outer
@@ -284,6 +293,8 @@ class StreamedChain:
                 stack.enter_context(self._stages[index].running_on(leaves[index]))
             if dtype != torch.float32:
                 stack.enter_context(torch.autocast(self._device.type, dtype))
+                # Within another autocast, its 16-bit copies would stay until that ends.
+                stack.callback(torch.clear_autocast_cache)
             yield leaves
 
     @contextmanager

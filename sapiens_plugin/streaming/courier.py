@@ -81,6 +81,12 @@ class Courier:
         """
         return self._thread.submit(self._download, pairs, after)
 
+    def settle(self) -> None:
+        """Wait until nothing is under way, also on the device."""
+        self._thread.submit(int).result()
+        if self._is_cuda:
+            self._stream.synchronize()
+
     def close(self) -> None:
         """End the thread, after what it has been given."""
         self._thread.shutdown()

@@ -1,7 +1,7 @@
 """How gradients come home."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 
 import torch
 from torch import Tensor, nn
@@ -93,9 +93,9 @@ class GradientReturn:
 
     def abort(self) -> None:
         """Let what is under way arrive, and forget the step."""
-        if self._leaving is not None:
-            wait([self._leaving])
-            self._leaving = None
+        if self._courier is not None:
+            self._courier.settle()
+        self._leaving = None
         self.start()
 
     def close(self) -> None:

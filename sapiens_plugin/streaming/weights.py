@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
@@ -47,6 +47,9 @@ class InPlaceWeights:
             self.before_use(stage.params)
             leaves.append(as_leaves(stage, stage.params))
         return leaves
+
+    def arrive(self, index: int) -> None:
+        """Have the weights of a stage in place: they are."""
 
     def invalidate(self, indices: Sequence[int]) -> None:
         """Note that an optimizer will change these stages."""
@@ -121,8 +124,8 @@ class SlotWeights:
     def enter(self, group: Sequence[int]) -> list[list[Tensor]]:
         """Return autograd leaves for the parameters of the next stages.
 
-        What comes after them starts travelling. The compute stream waits for the
-        weights, the caller does not.
+        They and what comes after them start travelling: before a stage computes,
+        :meth:`arrive` must have been called.
         """
         for index in group:
             expected = self._ahead.popleft()
@@ -136,7 +139,14 @@ class SlotWeights:
         for shapes, pool in self._pools.items():
             indices = [index for index in soon if self._shapes[index] == shapes]
             self._fill(pool, indices[: len(pool)], now)
-        return [self._take(index) for index in group]
+        return [
+            as_leaves(self._stages[index], self._slot(index).tensors) for index in group
+        ]
+
+    def arrive(self, index: int) -> None:
+        """Have the compute stream wait for the weights of a stage."""
+        arrival = self._slot(index).arrival.result()
+        arrival.wait(self._api.current_stream(self._device))
 
     def invalidate(self, indices: Sequence[int]) -> None:
         """Note that an optimizer will change these stages."""
@@ -147,10 +157,10 @@ class SlotWeights:
 
     def abort(self) -> None:
         """Let what is under way arrive, and trust none of it."""
-        slots = [slot for pool in self._pools.values() for slot in pool]
-        wait([slot.arrival for slot in slots if slot.arrival is not None])
-        for slot in slots:
-            slot.holds = slot.arrival = None
+        self._courier.settle()
+        for pool in self._pools.values():
+            for slot in pool:
+                slot.holds = slot.arrival = None
 
     def close(self) -> None:
         """End the transfers."""
@@ -182,11 +192,9 @@ class SlotWeights:
             list(zip(params, slot.tensors, strict=True)), after=now, prepare=prepare
         )
 
-    def _take(self, index: int) -> list[Tensor]:
+    def _slot(self, index: int) -> _Slot:
         pool = self._pools[self._shapes[index]]
-        slot = next(slot for slot in pool if slot.holds == index)
-        slot.arrival.result().wait(self._api.current_stream(self._device))
-        return as_leaves(self._stages[index], slot.tensors)
+        return next(slot for slot in pool if slot.holds == index)
 
     def _versions(self, slot: _Slot) -> list[int]:
         return [param._version for param in self._stages[slot.holds].params]

@@ -1,6 +1,7 @@
 """The streamed estimator by itself: what it refuses, and how it meets trouble."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from mmengine.structures import InstanceData, PixelData
 from mmpose.registry import MODELS
 from mmpose.structures import PoseDataSample
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 import sapiens_plugin.registry  # noqa: F401
 from sapiens_plugin.engine.streamed_optim_wrapper import StreamedOptimWrapper
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.streaming.chain import StreamedChain
 from sapiens_plugin.streaming.host_adamw import HostAdamW
 
 HEIGHT, WIDTH = 64, 48
@@ -107,6 +110,28 @@ def test_features_and_heatmaps_are_those_of_the_unstreamed_model(budget):
     assert expected.std() > 1e-4
 
 
+@pytest.mark.parametrize('micro_batch', [1, 3, 4])
+@pytest.mark.parametrize('budget', [None, 36, 400])
+def test_gradients_are_those_of_the_unstreamed_model(micro_batch, budget):
+    settings = dict(micro_batch=micro_batch, vram_budget=budget)
+    backbone = dict(with_cls_token=True)
+    streamed = build(backbone=backbone, **settings).train()
+    unstreamed = build(streamed=False, backbone=backbone).train()
+    data = make_data(12)
+    wrapper = make_wrapper(streamed, clip_grad=None)
+    streamed.train_step(copy.deepcopy(data), wrapper)
+    whole = unstreamed.data_preprocessor(data, True)
+    for start in range(0, 12, micro_batch):
+        part = slice(start, start + micro_batch)
+        losses = unstreamed(
+            whole['inputs'][part], whole['data_samples'][part], mode='loss'
+        )
+        (losses['loss_kpt'] / (12 // micro_batch)).backward()
+    for name, param in streamed.named_parameters():
+        grad = wrapper.optimizer._pending[param][0]
+        assert torch.equal(grad, unstreamed.get_parameter(name).grad), name
+
+
 def test_prediction_sees_updates_that_are_still_to_come():
     model = build(vram_budget=40)
     wrapper = make_wrapper(model)
@@ -180,6 +205,28 @@ def test_full_gpu_with_retry_halves_the_micro_batch(monkeypatch, fails):
         weights_after(m, w) for m, w in zip((expected, model), wrappers, strict=True)
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_retry_gives_back_what_the_failed_step_held(monkeypatch):
+    model = build(micro_batch=4, on_oom='retry', vram_budget=60).train()
+    chains, alive = [], []
+    make = StreamedChain.__init__
+    forward = type(model.backbone.layers[0]).forward
+
+    def spy(self, *args, **kwargs):
+        alive.extend(chain() is not None for chain in chains)
+        chains.append(weakref.ref(self))
+        make(self, *args, **kwargs)
+
+    def full(self, x):
+        if len(x) == 4 and not isinstance(x, FakeTensor):  # nor in the planning
+            raise torch.OutOfMemoryError('CUDA out of memory.')
+        return forward(self, x)
+
+    monkeypatch.setattr(StreamedChain, '__init__', spy)
+    monkeypatch.setattr(type(model.backbone.layers[0]), 'forward', full)
+    model.train_step(make_data(8), make_wrapper(model))
+    assert alive == [False]
 
 
 def test_full_gpu_is_reported_with_ways_out(monkeypatch):

@@ -262,7 +262,7 @@ def test_inference_again_fetches_what_does_not_stay(monkeypatch, slots):
         chain.forward(inputs)
     fetched = count_fetches(monkeypatch, chain)
     chain.forward(inputs)
-    assert 12 - slots <= len(fetched) <= 12 - slots + 2
+    assert 12 - slots <= len(fetched) <= 12 - slots + 3
 
 
 @pytest.mark.parametrize('slots, back', [(2, 10), (8, 4), (12, 0)])

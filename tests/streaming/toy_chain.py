@@ -52,7 +52,8 @@ class Net(nn.Module):
         self.head = nn.Linear(dims, 5)
 
     def stem(self, x):
-        return self.project(x) + self.bias
+        # Laid out as a patch embedding's: by channels first.
+        return self.project(x).transpose(1, 2).contiguous().transpose(1, 2) + self.bias
 
     def loss(self, x, target):
         return F.mse_loss(self.head(self.norm(x)), target)

@@ -102,8 +102,8 @@ def _check_training(cfg: Mapping, args: Namespace) -> None:
     if args.amp and wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise InputError(
             f'--amp puts AmpOptimWrapper in the place of {wrapper}, which chooses its '
-            'precision itself. Leave --amp out, and set '
-            '--cfg-options optim_wrapper.precision=... where it takes one.'
+            'precision itself. Leave --amp out; a streamed model has '
+            '--cfg-options model.precision=... for it.'
         )
     if args.auto_scale_lr and 'auto_scale_lr' not in cfg:
         raise InputError(

@@ -39,16 +39,18 @@ class StreamedOptimWrapper(OptimWrapper):
     ):
         if not isinstance(optimizer, HostAdamW):
             raise InputError(
-                f'optim_wrapper.optimizer is a {type(optimizer).__name__}, but the '
+                f'optim_wrapper.optimizer is {type(optimizer).__name__}, but the '
                 'weights of a streamed model live in host memory and are updated by '
-                "dict(type='sapiens_plugin.HostAdamW')."
+                "dict(type='sapiens_plugin.HostAdamW'). Where a base config has one "
+                'with arguments of its own, add _delete_=True.'
             )
         if accumulative_counts != 1:
             raise InputError(
                 f'optim_wrapper.accumulative_counts={accumulative_counts} has no place '
-                'beside a streamed model, which accumulates by itself. Load the whole '
-                'effective batch (train_dataloader.batch_size=32) and set '
-                'model.micro_batch to the images that pass at a time.'
+                'beside a streamed model, which accumulates by itself. Leave it out, '
+                f'set train_dataloader.batch_size to the whole batch, '
+                f'{accumulative_counts} times what it was, and model.micro_batch to '
+                'the images that pass at a time.'
             )
         clip_grad = dict(clip_grad or {})
         if clip_grad.keys() - {'type', 'max_norm', 'norm_type'} or (
@@ -66,17 +68,20 @@ class StreamedOptimWrapper(OptimWrapper):
         """Order of the gradient norm."""
         return float((self.clip_grad_kwargs or {}).get('norm_type', 2.0))
 
-    def update(self, norms: Mapping[nn.Parameter, Tensor], *, scaled: bool) -> bool:
+    def update(
+        self, norms: Mapping[nn.Parameter, Tensor], *, scaled: bool, finite: bool = True
+    ) -> bool:
         """Clip the gradients in ``param.grad`` and schedule the optimizer's step.
 
         Args:
             norms: The norm of each gradient.
             scaled: Whether the loss was multiplied by :attr:`loss_scale`, which then
                 learns how it went.
+            finite: Whether the losses were.
 
         Returns:
-            False if a gradient was not finite: then all are dropped and nothing is
-            scheduled.
+            False if a gradient or loss was not finite: then all gradients are dropped
+            and nothing is scheduled.
         """
         self._inner_count += 1
         # In the optimizer's order, as clip_grad_norm_ would find them.
@@ -87,9 +92,10 @@ class StreamedOptimWrapper(OptimWrapper):
             if param in norms
         ]
         total = torch.linalg.vector_norm(torch.stack(ordered), self.norm_type).cpu()
+        finite = finite and bool(total.isfinite())
         if scaled:
-            self.loss_scale.update(overflow=not total.isfinite())
-        if not total.isfinite():
+            self.loss_scale.update(overflow=not finite)
+        if not finite:
             self.optimizer.zero_grad()
             return False
         factor = None

@@ -1,6 +1,7 @@
 """What a streamed model needs of a run."""
 
 import psutil
+import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
@@ -76,7 +77,9 @@ class StreamingHook(Hook):
                     'which runs its own layers in its own order. Leave it out.'
                 )
         runner.optim_wrapper.optimizer.moment_dtype = model.moment_dtype
-        self._check_host_memory(model)
+        # All of phase 2 trains now: what fits today fits after the warm-up, too.
+        boundaries = model.check_budget(runner.train_dataloader.batch_size)
+        self._check_host_memory(model, boundaries)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Stop a run that no longer learns.
@@ -95,7 +98,9 @@ class StreamingHook(Hook):
             f'{self.max_skips} steps in a row had no finite gradient: this run learns '
             f'nothing any more. Its state is in {runner.work_dir}/{name}, the images '
             'are named in the log. A lower learning rate, clip_grad, or '
-            "model.precision='float32' may help."
+            "model.precision='float32' may help; so may "
+            "model.boundary_dtype='bfloat16' where losses were finite and gradients "
+            'were not.'
         )
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -106,15 +111,20 @@ class StreamingHook(Hook):
         """Make the updates that are still to come."""
         runner.optim_wrapper.optimizer.flush()
 
-    def _check_host_memory(self, model: StreamedTopdownPoseEstimator) -> None:
-        def need(moment_dtype: str) -> HostMemory:
+    def _check_host_memory(
+        self, model: StreamedTopdownPoseEstimator, boundary_bytes: int
+    ) -> None:
+        def need(
+            moment_dtype: str, gradient_dtype: torch.dtype = model.gradient_dtype
+        ) -> HostMemory:
             return host_memory(
                 num_params=sum(p.numel() for p in model.parameters()),
                 num_trainable=sum(
                     p.numel() for p in model.parameters() if p.requires_grad
                 ),
-                gradient_dtype=model.gradient_dtype,
+                gradient_dtype=gradient_dtype,
                 moment_dtype=moment_dtype,
+                boundary_bytes=boundary_bytes,
             )
 
         # The weights are there already, with random values.
@@ -129,6 +139,8 @@ class StreamingHook(Hook):
         ]
         if fitting:
             way_out = f"Set model.moment_dtype='{fitting[0]}', which fits."
+        elif need('int8', torch.bfloat16).total <= free:
+            way_out = "Set model.mode='compact', which fits."
         else:
             way_out = (
                 "Not even model.mode='compact' fits. Close other programs, train fewer "
@@ -136,6 +148,6 @@ class StreamingHook(Hook):
             )
         raise InputError(
             f'Training needs {need(model.moment_dtype).total / _GIB:.1f} GiB of host '
-            f'memory beside the program itself ({need(model.moment_dtype)}), and '
+            f'memory beside the program itself: {need(model.moment_dtype)}. Of that, '
             f'{free / _GIB:.1f} GiB can be had. {way_out}'
         )

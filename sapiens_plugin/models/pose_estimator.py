@@ -16,9 +16,11 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import MODELS
 from sapiens_plugin.streaming import memory
 from sapiens_plugin.streaming.chain import Placement, StreamedChain
+from sapiens_plugin.streaming.precision import CHOICES as PRECISIONS
 from sapiens_plugin.streaming.precision import Precision, choose_precision
 from sapiens_plugin.streaming.randomness import mix
 from sapiens_plugin.streaming.stage import Stage, owners_of
+from sapiens_plugin.vit.architectures import PATCH_SIZE
 from sapiens_plugin.vit.model import patch_grid
 
 from .backbone import SapiensBackbone
@@ -95,12 +97,23 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             raise InputError(f"model.mode={mode!r} is not 'exact' or 'compact'.")
         if micro_batch < 1:
             raise InputError(f'model.micro_batch={micro_batch} should be 1 or more.')
+        if vram_budget is not None and not (
+            isinstance(vram_budget, int) and vram_budget > 0
+        ):
+            raise InputError(
+                f'model.vram_budget={vram_budget!r} is not a number of MiB, such as '
+                '3000, or None for what is free.'
+            )
+        if precision not in PRECISIONS:
+            raise InputError(
+                f'model.precision={precision!r} is not one of {", ".join(PRECISIONS)}.'
+            )
         if get_world_size() > 1:
             raise InputError(
                 'StreamedTopdownPoseEstimator trains in one process, and this job has '
                 f"{get_world_size()}: MMEngine's wrapper for several never calls the "
-                "model's own train_step. Start it with tools/train.py, or use "
-                'model.type=TopdownPoseEstimator on several GPUs.'
+                "model's own train_step. Start it with tools/train.py, or take a "
+                'config that does not stream, such as configs/sapiens1b_a100.py.'
             )
         given = dict(
             boundary_dtype=boundary_dtype,
@@ -125,7 +138,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         self.skipped_in_a_row = 0
         self._requested_precision = precision
         self._precision: Precision | None = None
-        self._prediction: memory.DeviceMemory | None = None
+        self._planned = ''  # what memory the last layout takes, for messages
         self._chain: StreamedChain | None = None
         self._close_chain()
         self._flush: Callable = lambda params=None: None
@@ -152,22 +165,38 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                 "optim_wrapper.type='sapiens_plugin.StreamedOptimWrapper', not "
                 f'{type(optim_wrapper).__name__}.'
             )
+        if optim_wrapper.optimizer.moment_dtype != self.moment_dtype:
+            raise InputError(
+                f'The model keeps {self.moment_dtype} moments and its optimizer '
+                f'{optim_wrapper.optimizer.moment_dtype}: '
+                "dict(type='sapiens_plugin.StreamingHook') is missing in custom_hooks."
+            )
         self._flush = optim_wrapper.optimizer.flush
-        data = self.data_preprocessor(data, True)
         while True:
             try:
-                norms, logs = self._accumulate(
-                    data['inputs'], data['data_samples'], optim_wrapper
-                )
+                batch = self.data_preprocessor(data, True)
+                inputs, samples = batch['inputs'], batch['data_samples']
+                norms, logs = self._accumulate(inputs, samples, optim_wrapper)
                 break
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
                 if self.on_oom == 'raise' or self.micro_batch == 1:
                     raise InputError(self._out_of_memory(error)) from error
                 full = _first_line(error)
             # Out of the handler, which keeps all that the failed step allocated.
             self._shrink(full)
-        stepped = optim_wrapper.update(norms, scaled=self.precision.loss_scaling)
-        self._note(stepped, data['data_samples'], logs)
+        finite = torch.stack([log['loss'] for _, log in logs]).isfinite().all()
+        scaled = self.precision.loss_scaling
+        stepped = optim_wrapper.update(norms, scaled=scaled, finite=bool(finite))
+        if not stepped and scaled and optim_wrapper.loss_scale.scale > 1:
+            print_log(
+                'Float16 gradients overflowed; the loss scale is now '
+                f'{optim_wrapper.loss_scale.scale:g}.',
+                logger='current',
+            )
+        else:
+            self._note(stepped, samples, logs)
         return _mean_logs(logs)
 
     def loss(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> dict:
@@ -210,6 +239,28 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             self._precision = choose_precision(self.device, self._requested_precision)
             print_log(f'Precision: {self._precision.reason}', logger='current')
         return self._precision
+
+    def check_budget(self, batch: int) -> int:
+        """Lay out a training step in the present phase, and forget it.
+
+        Args:
+            batch: Images in the step.
+
+        Returns:
+            Bytes of host memory for activations between blocks.
+
+        Raises:
+            InputError: The budget is too small, or the precision does not work here.
+        """
+        if self._computes_in_place:
+            return 0
+        job = self.memory_job(batch, [PATCH_SIZE * n for n in self.backbone.grid])
+        layout = memory.plan_layout(job, budget_mib=self._budget)
+        return memory.host_boundary_bytes(job, layout)
+
+    def _load_state_dict_pre_hook(self, *args, **kwargs) -> None:
+        self._flush()  # or old updates would come on top of the new weights
+        super()._load_state_dict_pre_hook(*args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move to a device: buffers go there, parameters visit when they are needed."""
@@ -273,8 +324,6 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             level=logging.WARNING,
         )
         self._close_chain()
-        if self.device.type == 'cuda':
-            torch.cuda.empty_cache()
 
     def _note(self, stepped: bool, samples: list[PoseDataSample], logs: list) -> None:
         """Count steps that were skipped because of a value that is not finite."""
@@ -299,14 +348,18 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
     @contextmanager
     def _running(self, inputs: Tensor) -> Iterator[None]:
         """Have a chain for these inputs, and the weights of its tail in place."""
-        chain = self._chain
-        if chain is None:
-            chain = self._chain_for(inputs, training=False)
+        # One for training has room for as many images of this size without gradients.
+        fits = self._chain_key is not None and (
+            self._chain_key[1] == inputs.shape[1:] and len(inputs) <= self._chain_batch
+        )
+        chain = self._chain if fits else self._chain_for(inputs, training=False)
         chain.before_use(self._flush)
         try:
             with torch.no_grad(), chain.tail_in_place():
                 yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             raise InputError(self._out_of_memory(error)) from error
 
     def _features(self, x: Tensor, images: Tensor) -> tuple[Tensor]:
@@ -332,6 +385,8 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         if self._chain is not None:
             self._chain.close()
         self._chain, self._chain_key, self._chain_batch = None, None, 0
+        if self.device.type == 'cuda':
+            torch.cuda.empty_cache()
 
     def _placement(self, inputs: Tensor, *, training: bool) -> Placement:
         """Lay a chain out within the budget."""
@@ -340,29 +395,45 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             gradient_dtype=self.gradient_dtype,
             compute_dtype=self.precision.dtype,
         )
-        if self.device.type == 'cpu' and self.vram_budget is None:
+        if self._computes_in_place:
             return Placement(**dtypes)
-        budget = self.vram_budget or _free_memory(self.device)
-        job = self.memory_job(len(inputs), inputs.shape[2:])
+        budget = self._budget
+        job = self.memory_job(len(inputs), inputs.shape[2:], training=training)
         layout = memory.plan_layout(job, budget_mib=budget, training=training)
         predict = memory.training_memory if training else memory.inference_memory
-        self._prediction = predict(job, layout)
+        self._planned = f'{predict(job, layout)}, of {budget} MiB'
         place = 'in host memory' if layout.boundaries_on_host else 'on the device'
         print_log(
-            f'{"Training" if training else "Inference"} on {self.device} within '
-            f'{budget} MiB: {layout.slots} of {job.num_blocks} blocks at a time, '
-            + (f'boundaries every {layout.spacing} {place}, ' if training else '')
-            + f'predicted peak {self._prediction}',
+            f'{"Training" if training else "Inference"} on {self.device}: '
+            f'{layout.slots} of {job.num_blocks} blocks at a time, '
+            + (
+                f'activations kept every {layout.spacing} blocks {place}, '
+                if training
+                else ''
+            )
+            + f'predicted peak {self._planned}',
             logger='current',
         )
         return Placement(**vars(layout), **dtypes)
 
-    def memory_job(self, batch: int, img_size: tuple[int, int]) -> memory.Job:
+    @property
+    def _computes_in_place(self) -> bool:
+        return self.device.type == 'cpu' and self.vram_budget is None
+
+    @property
+    def _budget(self) -> int:
+        return self.vram_budget or _free_memory(self.device)
+
+    def memory_job(
+        self, batch: int, img_size: tuple[int, int], *, training: bool = True
+    ) -> memory.Job:
         """Describe a step, in the present phase, to the memory model.
 
         Args:
             batch: Images in the step.
             img_size: Their (height, width) in px.
+            training: Whether there is a backward; else the head takes the whole batch
+                at once.
         """
         stem, blocks, tail = _stages(self)
         stages = [stem, *blocks, tail]
@@ -375,6 +446,11 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
 
         def features_to_heatmaps(x: Tensor) -> Tensor:
             return self.head.forward(self._features(x, images))
+
+        def predict(x: Tensor) -> list:
+            # Features and heatmaps of both passes of a flip test live side by side.
+            features = [self._features(x, images) for _ in range(2)]
+            return [features, [self.head.forward(f) for f in features]]
 
         def measure(run: Callable, x: Tensor) -> memory.StageWork:
             return memory.measure_stage(run, x, compute_dtype=self.precision.dtype)
@@ -398,7 +474,11 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             stem=measure(self.backbone.embed, images),
             # The last one trains if any does.
             block=measure(self.backbone.layers[-1], x),
-            tail=measure(features_to_heatmaps, x),
+            tail=(
+                measure(features_to_heatmaps, x)
+                if training
+                else measure(predict, torch.empty(batch, *x.shape[1:], device='meta'))
+            ),
             boundary_dtype=self.boundary_dtype,
             gradient_dtype=self.gradient_dtype,
         )
@@ -406,16 +486,17 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
     def _out_of_memory(self, error: torch.OutOfMemoryError) -> str:
         return (
             f'The GPU ran out of memory with {self.micro_batch} images at a time: '
-            f'{_first_line(error)} vram_budget={self.vram_budget} MiB'
-            + (
-                f', of which {self._prediction} were planned'
-                if self._prediction
-                else ''
-            )
-            + '. Close other programs that use the GPU, or need less: '
+            f'{_first_line(error)} '
+            + (f'Planned were {self._planned}. ' if self._planned else '')
+            + 'Close other programs that use the GPU, or need less: '
             'model.micro_batch=1, a smaller img_size (320×240 as in '
             'configs/sapiens1b_minimal.py), train_dataloader.num_workers=0, a smaller '
-            "model.vram_budget. model.on_oom='retry' halves the micro-batch by itself."
+            'model.vram_budget.'
+            + (
+                " model.on_oom='retry' halves the micro-batch by itself."
+                if self.on_oom == 'raise'
+                else ''
+            )
         )
 
 
@@ -466,6 +547,11 @@ def _free_memory(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device)
     return int(free * _SHARE_OF_FREE) // memory.MIB
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # What cuBLAS and cuDNN cannot get for themselves comes as an ordinary error.
+    return isinstance(error, torch.OutOfMemoryError) or 'ALLOC_FAILED' in str(error)
 
 
 def _first_line(error: Exception) -> str:

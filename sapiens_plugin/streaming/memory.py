@@ -99,6 +99,7 @@ class StageWork(NamedTuple):
     peak: int
 
 
+@torch.enable_grad()  # a test loop asks with gradients off
 def measure_stage(
     run: Callable, *inputs, compute_dtype: torch.dtype = torch.float32
 ) -> StageWork:

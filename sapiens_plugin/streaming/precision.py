@@ -245,6 +245,7 @@ def _time(device: torch.device, run) -> float:
     return start.elapsed_time(end) / 1e3
 
 
+@torch.enable_grad()  # a test loop asks with gradients off
 def _results(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """Compute what a model is made of, forward and backward, 8 samples at a time.
 

@@ -8,6 +8,8 @@ import torch
 from mmengine.hooks import Hook
 
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.models.pose_estimator import StreamedTopdownPoseEstimator
+from sapiens_plugin.streaming.chain import Placement
 
 MICRO, COUNTS = 2, 16
 
@@ -111,7 +113,7 @@ def assert_same_state(one, other):
             assert torch.equal(value, second['state'][key][name]), (key, name)
 
 
-def test_twenty_steps_are_those_of_accumulation(job, make_runner):
+def test_twenty_steps_are_those_of_accumulation(job, make_runner, monkeypatch):
     job.train_cfg.update(max_epochs=20)
     job.custom_hooks[-1]['warmup_epochs'] = 7
     schedule = StepSchedule(20)
@@ -121,8 +123,11 @@ def test_twenty_steps_are_those_of_accumulation(job, make_runner):
         for i in range(0, len(expected), COUNTS)
     ]
     assert means[-1] < means[0]
-    for settings in (dict(), dict(vram_budget=60)):  # in place, and with travels
-        cfg = streamed(job, mode='exact', **settings)
+    for placement in (Placement(), Placement(slots=2, boundaries_on_host=True)):
+        monkeypatch.setattr(
+            StreamedTopdownPoseEstimator, '_placement', lambda *_, p=placement, **__: p
+        )
+        cfg = streamed(job, mode='exact')
         runner, losses = train(make_runner, cfg, schedule)
         assert len(losses) == len(means) == 20
         assert losses == means

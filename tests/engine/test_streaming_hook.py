@@ -36,7 +36,7 @@ def job(demo_config):
         ),
         (
             lambda cfg: cfg.optim_wrapper.update(accumulative_counts=16),
-            'accumulative_counts=16 .* model.micro_batch',
+            '16 times what it was, and model.micro_batch',
         ),
         (
             lambda cfg: cfg.optim_wrapper.update(
@@ -46,7 +46,7 @@ def job(demo_config):
         ),
         (
             lambda cfg: cfg.optim_wrapper.optimizer.update(type='AdamW'),
-            'optimizer is a AdamW',
+            'optimizer is AdamW',
         ),
         (
             lambda cfg: cfg.optim_wrapper.update(type='OptimWrapper'),
@@ -83,7 +83,7 @@ def test_host_memory_too_small_names_the_moments_that_fit(
     def with_free(size):
         free = SimpleNamespace(available=0.5 * 2**30 + staging + size)
         monkeypatch.setattr(psutil, 'virtual_memory', lambda: free)
-        hook._check_host_memory(model)
+        hook._check_host_memory(model, boundary_bytes=0)
 
     with_free((2 + 8) * params)
     with pytest.raises(InputError, match="moment_dtype='bfloat16', which fits"):
@@ -92,6 +92,26 @@ def test_host_memory_too_small_names_the_moments_that_fit(
         with_free((2 + 4) * params - 1)
     with pytest.raises(InputError, match='Close other programs'):
         with_free((2 + 1) * params)
+    model.gradient_dtype = torch.float32
+    with pytest.raises(InputError, match=r"model.mode='compact', which fits"):
+        with_free((2 + 3) * params)
+
+
+def test_a_budget_too_small_is_refused_before_anything_is_loaded(
+    job, make_runner, monkeypatch
+):
+    job.model.vram_budget = 33
+    job.custom_hooks[-1].warmup_epochs = 1  # phase 1 would need less
+    runner = make_runner(job)
+    monkeypatch.setattr(runner, '_init_model_weights', pytest.fail)
+    with pytest.raises(InputError, match='smallest that works'):
+        runner.train()
+
+
+def test_without_the_hook_training_is_refused(job, make_runner):
+    del job.custom_hooks[0]
+    with pytest.raises(InputError, match=r'StreamingHook.* is missing'):
+        make_runner(job).train()
 
 
 def test_the_optimizer_gets_the_moments_of_the_mode(job, make_runner):
@@ -134,7 +154,9 @@ def test_the_end_of_an_epoch_sees_all_updates(job, make_runner):
         def after_train_iter(self, runner, *args, **kwargs):
             seen.append(runner.optim_wrapper.optimizer.has_pending)
 
-    make_runner(job, Look()).train()
+    runner = make_runner(job)
+    runner.register_hook(Look(), 'HIGH')  # before CheckpointHook, which flushes, too
+    runner.train()
     assert seen == [True, True, True, False]
 
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 import sapiens_plugin.registry  # noqa: F401
 from sapiens_plugin.engine.streamed_optim_wrapper import StreamedOptimWrapper
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.streaming.chain import StreamedChain
+from sapiens_plugin.streaming.chain import Placement, StreamedChain
 from sapiens_plugin.streaming.host_adamw import HostAdamW
 
 HEIGHT, WIDTH = 64, 48
@@ -59,6 +59,20 @@ def build(streamed=True, *, seed=0, backbone=None, **settings):
     return model
 
 
+PLACEMENTS = [
+    Placement(),
+    Placement(spacing=3),
+    Placement(slots=2),
+    Placement(slots=4, spacing=2),
+    Placement(slots=2, boundaries_on_host=True),
+    Placement(slots=4, spacing=4),
+]
+
+
+def place(model, monkeypatch, placement):
+    monkeypatch.setattr(model, '_placement', lambda *args, **kwargs: placement)
+
+
 def make_data(size=6, *, seed=1):
     generator = torch.Generator().manual_seed(seed)
     samples = []
@@ -82,7 +96,8 @@ def make_data(size=6, *, seed=1):
 
 def make_wrapper(model, **settings):
     settings = dict(clip_grad=dict(max_norm=1.0)) | settings
-    return StreamedOptimWrapper(HostAdamW(model.parameters(), lr=1e-3), **settings)
+    optimizer = HostAdamW(model.parameters(), lr=1e-3, moment_dtype=model.moment_dtype)
+    return StreamedOptimWrapper(optimizer, **settings)
 
 
 def weights_after(model, wrapper):
@@ -97,9 +112,12 @@ def test_it_loads_and_is_loaded_by_the_unstreamed_model():
     streamed.load_state_dict(unstreamed.state_dict())
 
 
-@pytest.mark.parametrize('budget', [None, 40])
-def test_features_and_heatmaps_are_those_of_the_unstreamed_model(budget):
-    streamed, unstreamed = build(vram_budget=budget), build(streamed=False)
+@pytest.mark.parametrize('placement', PLACEMENTS, ids=str)
+def test_features_and_heatmaps_are_those_of_the_unstreamed_model(
+    monkeypatch, placement
+):
+    streamed, unstreamed = build(), build(streamed=False)
+    place(streamed, monkeypatch, placement)
     for model in (streamed, unstreamed):
         model.eval()
     images = torch.stack(make_data()['inputs'])
@@ -110,12 +128,14 @@ def test_features_and_heatmaps_are_those_of_the_unstreamed_model(budget):
     assert expected.std() > 1e-4
 
 
-@pytest.mark.parametrize('micro_batch', [1, 3, 4])
-@pytest.mark.parametrize('budget', [None, 36, 400])
-def test_gradients_are_those_of_the_unstreamed_model(micro_batch, budget):
-    settings = dict(micro_batch=micro_batch, vram_budget=budget)
+@pytest.mark.parametrize('micro_batch', [1, 3, 4, 5])  # 5: the last has 2
+@pytest.mark.parametrize('placement', PLACEMENTS, ids=str)
+def test_gradients_are_those_of_the_unstreamed_model(
+    monkeypatch, micro_batch, placement
+):
     backbone = dict(with_cls_token=True)
-    streamed = build(backbone=backbone, **settings).train()
+    streamed = build(backbone=backbone, micro_batch=micro_batch).train()
+    place(streamed, monkeypatch, placement)
     unstreamed = build(streamed=False, backbone=backbone).train()
     data = make_data(12)
     wrapper = make_wrapper(streamed, clip_grad=None)
@@ -123,17 +143,20 @@ def test_gradients_are_those_of_the_unstreamed_model(micro_batch, budget):
     whole = unstreamed.data_preprocessor(data, True)
     for start in range(0, 12, micro_batch):
         part = slice(start, start + micro_batch)
-        losses = unstreamed(
-            whole['inputs'][part], whole['data_samples'][part], mode='loss'
-        )
-        (losses['loss_kpt'] / (12 // micro_batch)).backward()
+        samples = whole['data_samples'][part]
+        loss = unstreamed(whole['inputs'][part], samples, mode='loss')['loss_kpt']
+        equal = 12 % micro_batch == 0
+        share = loss / (12 // micro_batch) if equal else loss * (len(samples) / 12)
+        share.backward()
     for name, param in streamed.named_parameters():
         grad = wrapper.optimizer._pending[param][0]
         assert torch.equal(grad, unstreamed.get_parameter(name).grad), name
 
 
-def test_prediction_sees_updates_that_are_still_to_come():
-    model = build(vram_budget=40)
+@pytest.mark.parametrize('placement', PLACEMENTS, ids=str)
+def test_prediction_sees_updates_that_are_still_to_come(monkeypatch, placement):
+    model = build()
+    place(model, monkeypatch, placement)
     wrapper = make_wrapper(model)
     model.train_step(make_data(), wrapper)
     assert wrapper.optimizer.has_pending
@@ -154,6 +177,60 @@ def test_state_dict_holds_updates_that_were_still_to_come():
     state = model.state_dict()
     assert not wrapper.optimizer.has_pending
     assert all(not torch.equal(state[name], before[name]) for name in before)
+
+
+def test_loading_weights_leaves_no_update_to_come():
+    model, other = build(), build(seed=5)
+    wrapper = make_wrapper(model)
+    model.train_step(make_data(), wrapper)
+    model.load_state_dict(other.state_dict())
+    wrapper.optimizer.flush()
+    for name, value in other.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_a_layout_is_kept_as_long_as_it_fits(monkeypatch):
+    model = build().train()
+    layouts = []
+
+    def spy(inputs, *, training):
+        layouts.append((len(inputs), training))
+        return Placement()
+
+    monkeypatch.setattr(model, '_placement', spy)
+    wrapper = make_wrapper(model)
+    images = torch.zeros(6, 3, HEIGHT, WIDTH)
+    for size in (6, 3, 6):  # the last batch of an epoch is smaller
+        model.train_step(make_data(size), wrapper)
+    model(images, None, mode='tensor')
+    assert layouts == [(6, True)]
+    model(torch.zeros(7, 3, HEIGHT, WIDTH), None, mode='tensor')
+    assert layouts[1:] == [(7, False)]
+    model.train_step(make_data(), wrapper)
+    model(torch.zeros(2, 3, 2 * HEIGHT, WIDTH), None, mode='tensor')
+    model.train_step(make_data(), wrapper)
+    assert layouts[2:] == [(6, True), (2, False), (6, True)]
+    model.backbone.set_frozen(True)
+    model.train_step(make_data(), wrapper)
+    assert layouts[5:] == [(6, True)]
+
+
+def test_a_test_loop_may_be_the_first_to_ask(monkeypatch):
+    """The probe and the memory model differentiate; the loop has gradients off."""
+    model = build(vram_budget=60, precision='bfloat16').eval()
+    with torch.no_grad():
+        heatmaps = model(torch.zeros(3, 3, HEIGHT, WIDTH), None, mode='tensor')
+    assert heatmaps.shape == (3, 17, HEIGHT // 4, WIDTH // 4)
+
+
+def test_a_test_takes_the_memory_of_the_whole_batch_in_the_head():
+    model = build(vram_budget=400)
+    small, large = (
+        model.memory_job(size, (HEIGHT, WIDTH), training=False).tail.forward
+        for size in (2, 20)
+    )
+    assert large > 5 * small
+    assert model.memory_job(20, (HEIGHT, WIDTH)).tail.forward < large / 5
 
 
 def test_a_last_smaller_micro_batch_counts_by_its_size():
@@ -232,7 +309,11 @@ def test_retry_gives_back_what_the_failed_step_held(monkeypatch):
 def test_full_gpu_is_reported_with_ways_out(monkeypatch):
     model = build(vram_budget=40)
 
+    forward = type(model.backbone.layers[0]).forward
+
     def full(self, x):
+        if isinstance(x, FakeTensor):  # planning
+            return forward(self, x)
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
 
     monkeypatch.setattr(type(model.backbone.layers[0]), 'forward', full)
@@ -241,7 +322,7 @@ def test_full_gpu_is_reported_with_ways_out(monkeypatch):
     for part in (
         '2 images at a time',
         'Tried to allocate 2 GiB',
-        'vram_budget=40 MiB',
+        'of 40 MiB',
         'micro_batch=1',
         '320×240',
         'num_workers=0',
@@ -276,6 +357,19 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_images(monkeypatch):
     )
 
 
+def test_a_loss_that_is_not_finite_is_skipped_even_if_gradients_are(monkeypatch):
+    model = build()
+    wrapper = make_wrapper(model)
+    loss = model.head.loss
+
+    def broken(*args, **kwargs):
+        return loss(*args, **kwargs) | dict(loss_extra=torch.tensor(float('nan')))
+
+    monkeypatch.setattr(model.head, 'loss', broken)
+    model.train_step(make_data(), wrapper)
+    assert model.skipped_in_a_row == 1 and not wrapper.optimizer.has_pending
+
+
 def test_budget_too_small_for_a_block_names_the_smallest():
     model = build(vram_budget=33)
     with pytest.raises(InputError, match=r'33 MiB .* smallest that works is \d+ MiB'):
@@ -287,6 +381,9 @@ def test_budget_too_small_for_a_block_names_the_smallest():
     [
         (dict(mode='small'), "model.mode='small'"),
         (dict(micro_batch=0), 'model.micro_batch=0'),
+        (dict(vram_budget=0), 'model.vram_budget=0'),
+        (dict(vram_budget='3GB'), "model.vram_budget='3GB'"),
+        (dict(precision='fp16'), "model.precision='fp16'"),
         (dict(boundary_dtype='int8'), "model.boundary_dtype='int8'"),
         (dict(gradient_dtype='float16'), "model.gradient_dtype='float16'"),
         (dict(moment_dtype='int4'), "model.moment_dtype='int4'"),

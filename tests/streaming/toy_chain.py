@@ -45,6 +45,7 @@ class Net(nn.Module):
     def __init__(self, depth: int, *, drop: float = 0.0, dims: int = 32, seed: int = 0):
         super().__init__()
         torch.manual_seed(seed)
+        self.drop = drop
         self.bias = nn.Parameter(torch.randn(dims))
         self.project = nn.Linear(8, dims)
         self.blocks = nn.ModuleList(Block(dims, drop) for _ in range(depth))
@@ -56,7 +57,8 @@ class Net(nn.Module):
         return self.project(x).transpose(1, 2).contiguous().transpose(1, 2) + self.bias
 
     def loss(self, x, target):
-        return F.mse_loss(self.head(self.norm(x)), target)
+        x = F.dropout(self.norm(x), self.drop, self.training)
+        return F.mse_loss(self.head(x), target)
 
     def stages(self):
         return (
@@ -107,6 +109,9 @@ def streamed(net, inputs, targets, *, seed, **placement):
             return loss
 
         norms = chain.accumulate(inputs, loss_of, seed=seed)
+        for param in net.parameters():
+            if param.grad is not None:  # as it is now, not when all has settled
+                param.grad = param.grad.clone()
     finally:
         chain.close()
     return [losses[j] for j in range(len(inputs))], norms

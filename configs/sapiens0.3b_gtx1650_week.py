@@ -4,7 +4,7 @@
 # Estimated at 2 TFLOPS over COCO's 149.8 k persons: 0.44 TFLOP a crop, so 9 h an epoch
 # (4 h for the first, head only).
 #
-# Host memory for training: 4 GB.
+# Host memory of the training process: 4 GB.
 _base_ = 'sapiens1b_gtx1650_week.py'
 
 model = dict(

@@ -1,9 +1,9 @@
 # Sapiens-1B at 384×288 for one GPU of 4 GB: 10 epochs of the head alone, then 100
 # epochs of everything, at an effective batch of 2 × 16.
 #
-# The weights stay in host memory and visit the GPU block by block. Host memory, for
-# training: 10 GB; with model.mode='exact', which gives the very bits of ordinary
-# training, 19 GB.
+# The weights stay in host memory and visit the GPU block by block. Host memory of the
+# training process: 11 GB; with model.mode='exact', which gives the bits of ordinary
+# training, 21 GB.
 #
 # Time, estimated from arithmetic at 2 TFLOPS (a GTX 1650): 25 h an epoch of phase 1 and
 # 89 h an epoch of phase 2, so about a year. See sapiens1b_gtx1650_week.py for a job that

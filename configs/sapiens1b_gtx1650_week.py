@@ -5,7 +5,7 @@
 # (11 h for the first, head only). Under layer decay the frozen layers would have
 # learned at 6% of the head's rate and less.
 #
-# Host memory for training: 7 GB.
+# Host memory of the training process: 8 GB.
 _base_ = 'sapiens1b_gtx1650.py'
 
 codec = dict(type='UDPHeatmap', input_size=(192, 256), heatmap_size=(48, 64), sigma=2)

@@ -52,8 +52,8 @@ class HostAdamW(torch.optim.Optimizer):
             parameter for both moments.
 
     Raises:
-        InputError: ``moment_dtype`` is none of these, or a parameter is on another
-            device, of another type or not contiguous.
+        InputError: ``moment_dtype`` is none of these, an argument is unknown, or a
+            parameter is on another device, of another type or not contiguous.
     """
 
     def __init__(
@@ -65,7 +65,14 @@ class HostAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         moment_dtype: str = 'float32',
+        **others,
     ):
+        if others:
+            raise InputError(
+                f'HostAdamW does not know {", ".join(others)}. Where a base config '
+                'gives arguments to another optimizer, start afresh with '
+                "optimizer=dict(_delete_=True, type='sapiens_plugin.HostAdamW', ...)."
+            )
         self._encoding = get_encoding(moment_dtype)
         self._moment_dtype = moment_dtype
         self._pending: dict[Tensor, tuple[Tensor, _Settings]] = {}

@@ -55,7 +55,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project the patches of (B, 3, H, W) to tokens (B, N, D)."""
-        return self.projection(x).flatten(2).transpose(1, 2)
+        # Laid out by tokens: every layer adds to this stream, and every norm would copy
+        # it first.
+        return self.projection(x).flatten(2).transpose(1, 2).contiguous()
 
 
 class Attention(nn.Module):

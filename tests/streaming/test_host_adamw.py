@@ -587,3 +587,10 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(make_state, wo
     with pytest.raises(InputError, match=words):
         optimizer.load_state_dict(make_state())
     assert_same_state(optimizer.state_dict(), before)
+
+
+def test_arguments_of_another_optimizer_are_named():
+    with pytest.raises(
+        InputError, match=r'does not know fused, amsgrad.*_delete_=True'
+    ):
+        HostAdamW([nn.Parameter(torch.zeros(3))], fused=True, amsgrad=False)

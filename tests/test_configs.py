@@ -1,5 +1,6 @@
 """Every shipped config builds, and its parts fit together."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -81,12 +82,34 @@ def shrink(cfg, demo, work_dir):
 
 
 def test_it_runs_one_step_and_one_prediction(cfg, demo, tmp_path):
-    cfg = shrink(cfg, demo, tmp_path)
+    run(shrink(cfg, demo, tmp_path))
+
+
+def test_the_example_in_the_docs_runs(repo, demo, tmp_path):
+    init_default_scope('mmpose')
+    text = (repo / 'docs' / 'streaming.md').read_text(encoding='utf-8')
+    code = re.search(r'```python\n(.*?)```', text, re.DOTALL)[1]
+    base = "_base_ = 'sapiens1b_a100.py'"
+    assert base in code
+    path = tmp_path / 'own.py'
+    absolute = (repo / 'configs' / 'sapiens1b_a100.py').as_posix()
+    path.write_text(code.replace(base, f'_base_ = {absolute!r}'), encoding='utf-8')
+    cfg = Config.fromfile(path)
+    assert [hook.type.split('.')[-1] for hook in cfg.custom_hooks][-2:] == [
+        'StreamingHook',
+        'PhaseSwitchHook',
+    ]
+    run(shrink(cfg, demo, tmp_path))
+
+
+def run(cfg):
+    """Make one training step and one prediction."""
     cfg.experiment_name = Path(cfg.filename).stem
     runner = Runner.from_cfg(cfg)
     runner._train_loop = runner.build_train_loop(cfg.train_cfg)
     runner.optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
     runner.param_schedulers = runner.build_param_scheduler(cfg.param_scheduler)
+    runner.call_hook('before_run')
     runner._init_model_weights()
     runner.model.train()
     batch = next(iter(runner.train_dataloader))

@@ -144,12 +144,6 @@ def measure_stage(
     return StageWork(forward=inference.peak, saved=saved, peak=training.peak)
 
 
-def working_set(run: Callable, *inputs, backward: bool) -> int:
-    """Return the peak of :func:`measure_stage` in bytes, with or without backward."""
-    work = measure_stage(run, *inputs)
-    return work.peak if backward else work.forward
-
-
 class _FakeTwins(TorchFunctionMode):
     """Put a fake CPU tensor in the place of every real one that an operation is given.
 

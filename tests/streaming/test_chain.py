@@ -12,6 +12,7 @@ from toy_chain import CPU, Net, accumulate, batch, streamed
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.streaming.chain import Placement, StreamedChain
 from sapiens_plugin.streaming.courier import Courier
+from sapiens_plugin.streaming.memory import track_peak
 from sapiens_plugin.streaming.stage import Stage, owners_of
 
 EQUAL, UNEQUAL = [2] * 6, [2, 2, 2, 1]
@@ -126,6 +127,20 @@ def test_under_autocast(placement):
     assert losses == expected
     for param, other in zip(net.parameters(), reference.parameters(), strict=True):
         assert torch.equal(param.grad, other.grad)
+
+
+def test_narrow_copies_of_weights_go_with_the_visit():
+    """Autocast keeps them until its outermost context ends: here, that of the tail."""
+    net = Net(depth=12)
+    inputs, _ = batch(EQUAL)
+    chain = chain_of(net, slots=2, compute_dtype=torch.bfloat16)
+    chain.forward(inputs)
+    with track_peak() as alone:
+        chain.forward(inputs)
+    with track_peak() as nested, chain.tail_in_place():
+        chain.forward(inputs)
+    chain.close()
+    assert nested.peak < 2 * alone.peak
 
 
 def test_whatever_the_transfers_take(monkeypatch):

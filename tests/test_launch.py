@@ -168,7 +168,7 @@ def test_amp_beside_a_wrapper_that_chooses_its_precision_is_explained(job, tool)
     config, _ = job
     options = ('--cfg-options', 'optim_wrapper.type=sapiens_plugin.Streamed')
     code, said = tool('train', config, '--amp', *options)
-    assert code == 2 and 'Leave --amp out' in said and 'optim_wrapper.precision' in said
+    assert code == 2 and 'Leave --amp out' in said and 'model.precision' in said
 
 
 def test_auto_scale_lr_without_its_base_is_explained(job, tool):

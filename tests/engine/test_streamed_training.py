@@ -134,8 +134,7 @@ def test_twenty_steps_are_those_of_accumulation(job, make_runner, monkeypatch):
         assert_same_state(runner, reference)
 
 
-@pytest.mark.parametrize('mode', ['exact', 'compact'])
-@pytest.mark.parametrize('stop', [1, 3])
+@pytest.mark.parametrize('mode, stop', [('exact', 1), ('compact', 3)])
 def test_resumed_run_is_the_uninterrupted_one(job, make_runner, mode, stop):
     job.model.backbone.drop_path_rate = 0.4
     job.train_dataloader.sampler.shuffle = False

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor
 
-from .courier import Courier
+from .courier import Courier, now_on
 
 
 class DeviceBoundaries:
@@ -67,7 +67,7 @@ class HostBoundaries:
         pairs = list(zip(sources, self._home(sources), strict=True))
         self._height += 1
         before = self._departure
-        self._departure = self._outbound.download(pairs, after=self._now())
+        self._departure = self._outbound.download(pairs, after=now_on(self._device))
         if before is not None:
             before.result()  # no more than two sets on the device
 
@@ -104,7 +104,10 @@ class HostBoundaries:
             home = self._homes[self._height - 1]
             targets = [torch.empty_like(x, device=self._device) for x in home]
             pairs = list(zip(home, targets, strict=True))
-            self._arrival = self._inbound.upload(pairs, after=self._now()), targets
+            self._arrival = (
+                self._inbound.upload(pairs, after=now_on(self._device)),
+                targets,
+            )
 
     def _home(self, like: Sequence[Tensor]) -> list[Tensor]:
         """Return the room of the set on top, made anew when shapes have changed."""
@@ -114,8 +117,3 @@ class HostBoundaries:
         if [x.shape for x in home] != [x.shape for x in like]:
             home[:] = [torch.empty_like(x, device='cpu') for x in like]
         return home
-
-    def _now(self) -> object:
-        now = self._api.Event()
-        now.record(self._api.current_stream(self._device))
-        return now

@@ -169,7 +169,7 @@ class StreamedChain:
         sweep = range(self._last + 1)
         back = [index for segment in reversed(inner) for index in segment]
         shares = _shares([len(x) for x in inputs])
-        step = _Step(seed, norm_type, loss_scale)
+        step = _Step(first, seed, norm_type, loss_scale)
 
         def loss_backward(y: Tensor, j: int) -> None:
             self._prepare(self._last, j, seed)
@@ -245,7 +245,7 @@ class StreamedChain:
         Returns:
             The gradients with respect to ``xs``, in the same list.
         """
-        wants_gradient = segment[0] > self._first_trainable()
+        wants_gradient = segment[0] > step.first
         with self._visit(segment) as leaves:
             for j, x in enumerate(xs):
                 x = x.detach().float().requires_grad_(wants_gradient)
@@ -310,6 +310,7 @@ class StreamedChain:
 
 @dataclass(frozen=True)
 class _Step:
+    first: int  # stage that trains
     seed: int
     norm_type: float
     loss_scale: float

@@ -15,6 +15,14 @@ NUM_CHUNKS = 3
 Pair = tuple[Tensor, Tensor]  # source and target, of one shape and dtype
 
 
+def now_on(device: torch.device) -> object:
+    """Return an event after all work that has been queued for computing so far."""
+    api = torch.get_device_module(device)
+    now = api.Event()
+    now.record(api.current_stream(device))
+    return now
+
+
 class Courier:
     """Carries tensors in one direction, in the order of the calls.
 

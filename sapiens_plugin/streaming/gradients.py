@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor, nn
 
-from .courier import Courier
+from .courier import Courier, now_on
 from .stage import Stage
 
 
@@ -24,7 +24,6 @@ class GradientReturn:
 
     def __init__(self, device: torch.device, *, dtype: torch.dtype, travels: bool):
         self._device = device
-        self._api = torch.get_device_module(device)
         self._dtype = dtype
         self._courier = Courier(device) if travels else None
         self._buffers: dict[nn.Parameter, Tensor] = {}
@@ -71,11 +70,9 @@ class GradientReturn:
             for grad, buffer in pairs:
                 buffer.copy_(grad)
             return
-        complete = self._api.Event()
-        complete.record(self._api.current_stream(self._device))
         before, self._leaving = (
             self._leaving,
-            self._courier.download(pairs, after=complete),
+            self._courier.download(pairs, after=now_on(self._device)),
         )
         if before is not None:
             before.result()  # no more than two sets of gradients on the device

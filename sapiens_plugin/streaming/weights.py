@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .courier import Courier
+from .courier import Courier, now_on
 from .stage import Stage
 
 # Told which parameters are about to be read: an optimizer that defers its updates
@@ -132,8 +132,7 @@ class SlotWeights:
             if index != expected:
                 raise RuntimeError(f'stage {index} entered, {expected} was announced')
         # The targets of all that starts now were last used by work already queued.
-        now = self._api.Event()
-        now.record(self._api.current_stream(self._device))
+        now = now_on(self._device)
         soon = list(dict.fromkeys((*group, *self._ahead)))
         soon = soon[: len(group) + self._lookahead]
         for shapes, pool in self._pools.items():

@@ -217,9 +217,7 @@ def compare_boundaries() -> dict[str, dict[str, float]]:
     model = Pointer()
     backbone = model.backbone
     blocks = [Stage(layer, owners_of(layer)) for layer in backbone.layers]
-    others = [owner for block in blocks for owner in block.owners]
-    tail = owners_of(backbone.ln1, model.head)
-    stem = [o for o in owners_of(backbone) if o not in others and o not in tail]
+    stem = [(backbone, 'pos_embed'), *owners_of(backbone.patch_embed)]
     images, heatmaps = batch_of(0)
 
     def loss_of(x: Tensor, j: int) -> Tensor:
@@ -230,7 +228,7 @@ def compare_boundaries() -> dict[str, dict[str, float]]:
         chain = StreamedChain(
             Stage(backbone.embed, stem),
             blocks,
-            Stage(model.head, tail),
+            Stage(model.head, owners_of(backbone.ln1, model.head)),
             device=torch.device('cpu'),
             placement=Placement(boundary_dtype=dtype),
         )

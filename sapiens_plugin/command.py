@@ -1,0 +1,25 @@
+"""What every command of this project does with the ways it can end."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from sapiens_plugin.errors import InputError
+
+
+def run(tool: str, main: Callable[[], int | None]) -> NoReturn:
+    """Run a command and exit: 0 or what it returns, 2 on bad input, 130 on Ctrl-C.
+
+    Args:
+        tool: The command as the user knows it, such as ``'tools/download_coco.py'``.
+        main: What to do; it returns the exit code, or nothing for 0.
+    """
+    try:
+        code = main()
+    except InputError as error:
+        print(f'\n{tool}: {error}', file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print(f'\n{tool}: interrupted; nothing is broken.', file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)

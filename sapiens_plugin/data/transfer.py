@@ -1,0 +1,373 @@
+"""Read files from HTTP servers that cut, stall, answer late or answer nonsense."""
+
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import requests
+import urllib3
+
+from sapiens_plugin.errors import InputError
+
+BLOCK = 256 * 1024  # bytes read at once
+_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_NO_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
+_WAITABLE = {408, 425, 429, 500, 502, 503, 504}
+_MISSING = {401, 403, 404, 410}
+
+
+class Stopped(Exception):
+    """The transfer was told to stop."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to put up with a server.
+
+    Attributes:
+        attempts: Failures in a row, without a byte in between, before giving up.
+        first_wait: Seconds before the second attempt; doubled for each further one.
+        longest_wait: Seconds, also for what a server asks for by ``Retry-After``.
+        silence: Seconds without a byte after which a connection counts as cut.
+    """
+
+    attempts: int = 8
+    first_wait: float = 1.0
+    longest_wait: float = 300.0
+    silence: float = 60.0
+
+    def wait_for(self, failures: int, retry_after: float | None) -> float:
+        """Return the seconds to wait after so many failures in a row."""
+        if retry_after is None:
+            retry_after = self.first_wait * 2 ** (failures - 1)
+        return min(retry_after, self.longest_wait)
+
+
+class Connections:
+    """HTTP connections, kept open, one session a thread.
+
+    Proxies and certificates are those of the environment, as `requests` reads them.
+
+    Args:
+        patience: How long to put up with a server.
+    """
+
+    def __init__(self, *, patience: Patience | None = None):
+        self.patience = patience or Patience()
+        self._stop = threading.Event()
+        self._sessions = threading.local()
+
+    def stop(self) -> None:
+        """Make every transfer raise :class:`Stopped` at its next block or wait."""
+        self._stop.set()
+
+    def check_running(self) -> None:
+        """Raise :class:`Stopped` after :meth:`stop`."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, or raise :class:`Stopped`."""
+        if self._stop.wait(seconds):
+            raise Stopped
+
+    def get(self, url: str, byte_range: str | None) -> requests.Response:
+        """Ask for a file or a part of it; the body is left to be read."""
+        if not hasattr(self._sessions, 'session'):
+            self._sessions.session = requests.Session()
+        headers = {'Accept-Encoding': 'identity'}
+        if byte_range is not None:
+            headers['Range'] = f'bytes={byte_range}'
+        return self._sessions.session.get(
+            url, headers=headers, stream=True, timeout=self.patience.silence
+        )
+
+
+class _TryAgain(Exception):
+    """An answer, or a cut, that another attempt may mend."""
+
+    def __init__(self, reason: str, retry_after: float | None = None):
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class RemoteFile:
+    """A file on a server, as it was when it was first asked for.
+
+    Args:
+        url: Its address.
+        connections: What to ask through.
+
+    Attributes:
+        size: Its length in bytes.
+        etag: What the server calls this version, if it does.
+        has_ranges: Whether parts of it can be asked for.
+
+    Raises:
+        InputError: It is not there, the server answers with something else, or with
+            nothing in spite of all patience.
+    """
+
+    def __init__(self, url: str, *, connections: Connections):
+        self.url = url
+        self.connections = connections
+        self.size, self.etag, self.has_ranges = self._patiently(self._look)
+
+    def read(self, start: int, end: int) -> bytes:
+        """Read the bytes from ``start`` to before ``end``."""
+        return b''.join(self.stream(start, end))
+
+    def stream(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes from ``start`` to before ``end``, in blocks.
+
+        After a cut the next attempt goes on behind the last byte that came; without
+        ranges that is only possible where nothing has come yet.
+
+        Raises:
+            InputError: The file changed on the server, or patience ended.
+            Stopped: The connections were told to stop.
+        """
+        failures = 0
+        while start < end:
+            try:
+                for block in self._part(start, end):
+                    yield block
+                    start += len(block)
+                    failures = 0
+                    self.connections.check_running()
+            except _TryAgain as error:
+                if start and not self.has_ranges:
+                    raise InputError(
+                        f'{self.url} was cut off after {start} bytes, and this server '
+                        'cannot go on in the middle of a file. Run the command again, '
+                        'or name another server with --mirror.'
+                    ) from None
+                failures += 1
+                self._wait(failures, error)
+
+    def _part(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield what one answer brings of the bytes from ``start`` to ``end``."""
+        wanted = f'{start}-{end - 1}' if self.has_ranges else None
+        with closing(self._ask(wanted)) as response:
+            self._check_same(response, start)
+            left = end - start
+            try:
+                for block in response.raw.stream(BLOCK, decode_content=False):
+                    block = block[:left]
+                    left -= len(block)
+                    yield block
+                    if not left:
+                        return
+            except _BROKEN as error:
+                raise _TryAgain(_reason(error)) from None
+            raise _TryAgain('the answer ended early')
+
+    def _look(self) -> tuple[int, str | None, bool]:
+        """Return size, ETag, and whether there are ranges."""
+        with closing(self._ask('0-0')) as response:
+            etag = response.headers.get('ETag')
+            if response.status_code == 206:
+                part = _content_range(response)
+                if part is None:
+                    raise _TryAgain('the server does not say which part it sent')
+                return part[1], etag, True
+            length = response.headers.get('Content-Length', '')
+            if not length.isdecimal():
+                raise InputError(
+                    f'{self.url} was answered without its length, so that nobody '
+                    'could tell whether it arrives whole. Name another server with '
+                    '--mirror.'
+                )
+            return int(length), etag, False
+
+    def _ask(self, byte_range: str | None) -> requests.Response:
+        """Send a request; return an answer that brings the file or a part of it."""
+        try:
+            response = self.connections.get(self.url, byte_range)
+        except _NO_ADDRESS as error:
+            raise InputError(f'{self.url} is no address: {error}.') from None
+        except _BROKEN as error:
+            raise _TryAgain(_reason(error)) from None
+        try:
+            self._check_status(response)
+        except (_TryAgain, InputError):
+            response.close()
+            raise
+        return response
+
+    def _check_status(self, response: requests.Response) -> None:
+        status = response.status_code
+        if status in _MISSING:
+            raise InputError(
+                f'{self.url} is not to be had: the server says {status} '
+                f'{response.reason}. Name another server with --mirror, or fetch the '
+                'file by other means and pass its folder with --from.'
+            )
+        if status in _WAITABLE:
+            raise _TryAgain(
+                f'the server says {status} {response.reason}', _retry_after(response)
+            )
+        if status in (412, 416):
+            raise self._changed()
+        if status not in (200, 206):
+            raise InputError(
+                f'{self.url} was answered with {status} {response.reason}. Name '
+                'another server with --mirror.'
+            )
+        if response.headers.get('Content-Type', '').startswith('text/html'):
+            raise InputError(
+                f'{self.url} was answered with a web page: a login of your network, a '
+                'proxy or the server stands in between. Open the address in a browser '
+                'to see it, then run the command again.'
+            )
+
+    def _check_same(self, response: requests.Response, start: int) -> None:
+        """Check that an answer is a part of the file that was looked at first."""
+        part = _content_range(response)
+        if response.status_code == 200:
+            if self.has_ranges:
+                raise _TryAgain('the server sent the whole file for a part of it')
+            size = int(response.headers.get('Content-Length', self.size))
+        elif part is None:
+            raise _TryAgain('the server does not say which part it sent')
+        else:
+            size = part[1]
+        etag = response.headers.get('ETag')
+        if size != self.size or (etag and self.etag and etag != self.etag):
+            raise self._changed()
+        if part is not None and part[0] != start:
+            raise _TryAgain(f'the server sent byte {part[0]} for byte {start}')
+
+    def _changed(self) -> InputError:
+        return InputError(
+            f'{self.url} changed on the server while it was read, or is empty. What '
+            'arrived is kept and will be compared with the new version: run the '
+            'command again.'
+        )
+
+    def _patiently(self, action: Callable):
+        failures = 0
+        while True:
+            try:
+                return action()
+            except _TryAgain as error:
+                failures += 1
+                self._wait(failures, error)
+
+    def _wait(self, failures: int, error: _TryAgain) -> None:
+        patience = self.connections.patience
+        if failures >= patience.attempts:
+            raise InputError(
+                f'{self.url} cannot be read: {error} ({failures} attempts '
+                'in a row). What has arrived is kept; run the command again to go on.'
+            )
+        self.connections.wait(patience.wait_for(failures, error.retry_after))
+
+
+def download(
+    remote: RemoteFile, path: Path, *, on_bytes: Callable[[int], None]
+) -> None:
+    """Fetch a whole file; what an earlier call left in ``path + '.part'`` is kept.
+
+    Args:
+        remote: What to fetch.
+        path: Where it appears once it is whole.
+        on_bytes: Told the number of bytes as they come.
+
+    Raises:
+        InputError, Stopped: As :meth:`RemoteFile.stream`.
+    """
+    part, note = part_of(path), path.with_name(path.name + '.version')
+    version = json.dumps([remote.url, remote.size, remote.etag])
+    start = _resumable(part, note, version) if remote.has_ranges else 0
+    note.write_text(version, encoding='utf-8')
+    on_bytes(start)
+    with open(part, 'r+b' if start else 'wb') as file:
+        file.truncate(start)
+        file.seek(start)
+        for block in remote.stream(start, remote.size):
+            file.write(block)
+            on_bytes(len(block))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    note.unlink()
+
+
+def partial_size(path: Path) -> int:
+    """Return how many bytes of a file an unfinished :func:`download` has left."""
+    part = part_of(path)
+    return part.stat().st_size if part.exists() else 0
+
+
+def part_of(path: Path) -> Path:
+    """Return the name under which a file is written until it is whole."""
+    return path.with_name(path.name + '.part')
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that gets its name only if all goes well."""
+    part = part_of(path)
+    try:
+        with open(part, 'wb') as file:
+            yield file
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _resumable(part: Path, note: Path, version: str) -> int:
+    if not (part.exists() and note.exists()):
+        return 0
+    return part.stat().st_size if note.read_text(encoding='utf-8') == version else 0
+
+
+def _content_range(response: requests.Response) -> tuple[int, int] | None:
+    """Return the first byte and the size of the whole, as a 206 answer gives them."""
+    found = re.fullmatch(
+        r'bytes (\d+)-\d+/(\d+)', response.headers.get('Content-Range', '')
+    )
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Return the seconds of ``Retry-After``, written as a number or as a date."""
+    text = response.headers.get('Retry-After', '')
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(
+            0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        )
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return None
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words what broke a connection."""
+    text = str(error)
+    if 'NameResolutionError' in text or 'Failed to resolve' in text:
+        return 'the name of the server cannot be resolved; is there a network?'
+    if isinstance(error, requests.exceptions.SSLError):
+        return f'the secure connection failed ({text})'
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f'the proxy failed ({text})'
+    if 'timed out' in text.lower():
+        return 'no byte came for a long time'
+    if isinstance(error, requests.exceptions.ConnectionError):
+        return 'no connection'
+    return 'the connection was cut'

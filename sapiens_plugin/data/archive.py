@@ -21,7 +21,6 @@ from sapiens_plugin.errors import InputError
 _LOCAL_HEADER = struct.Struct('<4s22xHH')  # signature, lengths of name and extra field
 _ENCRYPTED = 0x1  # flag bit
 _LARGEST_TABLE = 128 * 1024**2  # bytes; that of train2017.zip has 11 MB
-_GAP = 16 * 1024  # bytes not wanted that are read rather than asked around
 # One folder deep, and nothing that a file system could take for something else.
 _PLAIN_NAME = re.compile(r'\w[\w.-]*/\w[\w.-]*(?<!\.)', re.ASCII)
 
@@ -109,7 +108,7 @@ def runs(members: Sequence[Member], *, limit: int) -> Iterator[list[Member]]:
     group: list[Member] = []
     for member in members:
         if group and (
-            member.start - group[-1].end > _GAP or member.end - group[0].start > limit
+            member.start != group[-1].end or member.end - group[0].start > limit
         ):
             yield group
             group = []

@@ -1,0 +1,146 @@
+"""Bring COCO 2017 into data/coco: annotations, images, person detections."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from bootstrap import ROOT, enter_environment
+
+enter_environment()
+
+from sapiens_plugin.command import run  # noqa: E402  (only there in the environment)
+from sapiens_plugin.data.coco import Order, bring  # noqa: E402
+from sapiens_plugin.data.coco_layout import SERVER  # noqa: E402
+from sapiens_plugin.data.coco_verify import Verdict, verify  # noqa: E402
+from sapiens_plugin.data.weights import fetch_person_detections  # noqa: E402
+
+TOOL = 'tools/download_coco.py'
+SHOWN = 20  # faults on a terminal; elsewhere all
+
+
+def main() -> int:
+    """Run the command line."""
+    args = parse_args()
+    if args.verify:
+        return report(verify(args.root, keypoints_only=args.keypoints_only))
+    bring(
+        Order(
+            root=args.root,
+            server=args.mirror,
+            source=args.source,
+            keypoints_only=args.keypoints_only,
+            keep_archives=args.keep_archives,
+            repair=args.repair,
+            connections=args.connections,
+        )
+    )
+    if args.detections:
+        fetch_person_detections(args.root)
+    print(f'COCO is whole in {args.root}')
+    return 0
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Bring COCO 2017 (19 GB, or half of it with --keypoints-only) and '
+        'the person detections for testing. Run again after whatever cut it off: it '
+        'goes on, and fetches nothing twice.',
+        epilog='python tools/download_coco.py --keypoints-only\n'
+        'python tools/download_coco.py --from /mnt/share/coco\n'
+        'python tools/download_coco.py --verify',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--keypoints-only',
+        action='store_true',
+        help='of train2017, only the images that a keypoint job reads (about 56,600 of '
+        '118,287); val2017 comes whole',
+    )
+    parser.add_argument(
+        '--from',
+        dest='source',
+        metavar='DIR',
+        type=Path,
+        help='a folder with archives (train2017.zip, …) or unpacked images that you '
+        'have already; what it lacks is downloaded',
+    )
+    parser.add_argument(
+        '--verify',
+        action='store_true',
+        help='download nothing; check every file that should be there, list what is '
+        'missing or broken, and exit with 1 if anything is',
+    )
+    parser.add_argument(
+        '--repair',
+        action='store_true',
+        help='check every file that is there, and bring what is missing or broken',
+    )
+    parser.add_argument(
+        '--keep-archives',
+        action='store_true',
+        help='fetch the archives whole and leave them in archives/; takes twice the '
+        'room',
+    )
+    parser.add_argument(
+        '--no-detections',
+        dest='detections',
+        action='store_false',
+        help='leave out the person detections',
+    )
+    parser.add_argument(
+        '--root',
+        metavar='DIR',
+        type=Path,
+        default=Path(os.environ.get('COCO_ROOT') or ROOT / 'data' / 'coco'),
+        help='where it goes (default: the environment variable COCO_ROOT, else '
+        'data/coco)',
+    )
+    parser.add_argument(
+        '--mirror',
+        metavar='URL',
+        default=SERVER,
+        help='a server with zips/ and annotations/ as on %(default)s',
+    )
+    parser.add_argument(
+        '--connections',
+        metavar='N',
+        type=_positive,
+        default=8,
+        help='how many at once (default: %(default)s)',
+    )
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 1 on')
+    return int(text)
+
+
+def report(verdicts: list[Verdict]) -> int:
+    """Print what was found; return 0 if all is whole, else 1."""
+    for verdict in verdicts:
+        shown = verdict.faults[:SHOWN] if sys.stdout.isatty() else verdict.faults
+        for fault in shown:
+            print(f'{verdict.part.directory}/{fault.name} {fault.reason}')
+        if len(shown) < len(verdict.faults):
+            print(f'… and {len(verdict.faults) - len(shown):,} more')
+    print()
+    for verdict in verdicts:
+        how = 'bytes compared' if verdict.compared else 'decoded'
+        state = 'whole' if verdict.is_whole else f'{len(verdict.faults):,} not right'
+        if verdict.unfinished:
+            state += ', its download did not end'
+        print(f'{verdict.part.name:<12}{verdict.expected:>8,} files  {how:<15} {state}')
+    if all(verdict.is_whole for verdict in verdicts):
+        return 0
+    print(
+        '\nTo bring what is missing or broken: python3 tools/download_coco.py --repair'
+    )
+    return 1
+
+
+if __name__ == '__main__':
+    run(TOOL, main)

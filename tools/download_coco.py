@@ -13,7 +13,6 @@ from sapiens_plugin.command import run  # noqa: E402  (only there in the environ
 from sapiens_plugin.data.coco import Order, bring  # noqa: E402
 from sapiens_plugin.data.coco_layout import SERVER  # noqa: E402
 from sapiens_plugin.data.coco_verify import Verdict, verify  # noqa: E402
-from sapiens_plugin.data.weights import fetch_person_detections  # noqa: E402
 
 TOOL = 'tools/download_coco.py'
 SHOWN = 20  # faults on a terminal; elsewhere all
@@ -23,7 +22,10 @@ def main() -> int:
     """Run the command line."""
     args = parse_args()
     if args.verify:
-        return report(verify(args.root, keypoints_only=args.keypoints_only))
+        parts = verify(
+            args.root, keypoints_only=args.keypoints_only, detections=args.detections
+        )
+        return report(parts)
     bring(
         Order(
             root=args.root,
@@ -32,11 +34,10 @@ def main() -> int:
             keypoints_only=args.keypoints_only,
             keep_archives=args.keep_archives,
             repair=args.repair,
+            detections=args.detections,
             connections=args.connections,
         )
     )
-    if args.detections:
-        fetch_person_detections(args.root)
     print(f'COCO is whole in {args.root}')
     return 0
 
@@ -44,12 +45,12 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Bring COCO 2017 (19 GB, or half of it with --keypoints-only) and '
-        'the person detections for testing. Run again after whatever cut it off: it '
-        'goes on, and fetches nothing twice.',
-        epilog='python tools/download_coco.py --keypoints-only\n'
-        'python tools/download_coco.py --from /mnt/share/coco\n'
-        'python tools/download_coco.py --verify',
+        description='Bring COCO 2017 (20 GB, or half of it with --keypoints-only) and\n'
+        'the person detections for testing. Run again after whatever cut it off: it\n'
+        'goes on, and fetches no image twice.',
+        epilog='examples:\n  python tools/download_coco.py --keypoints-only\n'
+        '  python tools/download_coco.py --from /mnt/share/coco\n'
+        '  python tools/download_coco.py --verify',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -124,16 +125,17 @@ def report(verdicts: list[Verdict]) -> int:
     for verdict in verdicts:
         shown = verdict.faults[:SHOWN] if sys.stdout.isatty() else verdict.faults
         for fault in shown:
-            print(f'{verdict.part.directory}/{fault.name} {fault.reason}')
+            print(f'{fault.name} {fault.reason}')
         if len(shown) < len(verdict.faults):
             print(f'… and {len(verdict.faults) - len(shown):,} more')
     print()
     for verdict in verdicts:
-        how = 'bytes compared' if verdict.compared else 'decoded'
-        state = 'whole' if verdict.is_whole else f'{len(verdict.faults):,} not right'
+        how = 'bytes compared' if verdict.compared else 'readable'
+        wrong = f'{len(verdict.faults):,} not right'
+        state = 'whole' if not verdict.faults else wrong
         if verdict.unfinished:
             state += ', its download did not end'
-        print(f'{verdict.part.name:<12}{verdict.expected:>8,} files  {how:<15} {state}')
+        print(f'{verdict.name:<12}{verdict.expected:>8,} files  {how:<15} {state}')
     if all(verdict.is_whole for verdict in verdicts):
         return 0
     print(

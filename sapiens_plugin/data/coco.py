@@ -18,6 +18,7 @@ from sapiens_plugin.data.annotations import keypoint_images
 from sapiens_plugin.data.archive import Archive, Member, extract, runs
 from sapiens_plugin.data.coco_layout import (
     ANNOTATIONS,
+    DETECTIONS,
     KEYPOINT_FILES,
     SERVER,
     TRAIN,
@@ -39,6 +40,7 @@ from sapiens_plugin.data.transfer import (
     part_of,
     partial_size,
 )
+from sapiens_plugin.data.weights import fetch_person_detections
 from sapiens_plugin.errors import InputError
 
 _RUN = 16 * 1024**2  # bytes of neighbouring images that one request brings
@@ -58,6 +60,7 @@ class Order:
         keypoints_only: Of train2017, only the images that a keypoint job reads.
         keep_archives: Fetch archives whole, and leave them in ``archives/``.
         repair: Compare every file that is there, byte for byte, with the archive's CRC.
+        detections: Whether the person detections come, too.
         connections: How many at once.
         patience: How long to put up with a server.
         parts: The archives.
@@ -69,6 +72,7 @@ class Order:
     keypoints_only: bool = False
     keep_archives: bool = False
     repair: bool = False
+    detections: bool = True
     connections: int = 8
     patience: Patience | None = None
     parts: tuple[Part, ...] = (ANNOTATIONS, VAL, TRAIN)
@@ -90,7 +94,7 @@ def bring(order: Order, *, say: Callable[[str], None] = print) -> None:
         raise InputError(f'{order.source} is not a folder. Correct --from.')
     layout = Layout(order.root)
     with _disk_errors(order.root), _alone(layout):
-        connections = Connections(patience=order.patience)
+        connections = Connections(patience=order.patience, say=say)
         deliveries = [
             _Delivery(part, order=order, layout=layout, connections=connections)
             for part in order.parts
@@ -104,6 +108,8 @@ def bring(order: Order, *, say: Callable[[str], None] = print) -> None:
         _check_space(deliveries, order)
         for delivery in deliveries:
             delivery.bring(say)
+        if order.detections:
+            _bring_detections(order, say)
 
 
 class _Delivery:
@@ -327,6 +333,23 @@ def _check_space(deliveries: Sequence[_Delivery], order: Order) -> None:
     stay, archives = zip(*spaces, strict=True)
     on_the_way = sum(archives) if order.keep_archives else max(archives)
     require_space(order.root, sum(stay) + on_the_way, what='COCO')
+
+
+def _bring_detections(order: Order, say: Callable[[str], None]) -> None:
+    target = order.root / DETECTIONS
+    if order.source is not None and not target.exists():
+        for path in (order.source / DETECTIONS, order.source / target.name):
+            if path.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(path, target)
+                break
+    try:
+        fetch_person_detections(order.root, say=say)
+    except InputError as error:
+        raise InputError(
+            f'{error} Everything else is there. To go without person detections, add '
+            '--no-detections.'
+        ) from None
 
 
 def _expected(members: Iterable[Member]) -> list[Expected]:

@@ -55,6 +55,9 @@ TRAIN = Part(
     images=118_287,
     selective=True,
 )
+DETECTIONS = 'person_detection_results/COCO_val2017_detections_AP_H_70_person.json'
+"""The detector's boxes that published figures are measured with."""
+
 KEYPOINT_FILES = tuple(f'person_keypoints_{part.name}.json' for part in (TRAIN, VAL))
 """What a keypoint job reads of the annotations."""
 

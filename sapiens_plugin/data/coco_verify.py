@@ -1,5 +1,6 @@
 """Is COCO on the disk whole? Asked of the disk alone."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from sapiens_plugin.data.annotations import image_names, keypoint_images
 from sapiens_plugin.data.coco_layout import (
     ANNOTATIONS,
+    DETECTIONS,
     KEYPOINT_FILES,
     TRAIN,
     VAL,
@@ -24,15 +26,15 @@ class Verdict:
     """What was found of one part.
 
     Attributes:
-        part: The part.
+        name: What the part is called.
         expected: How many files should be there.
-        faults: Those that are not there or not right, and why.
+        faults: What is not there or not right, by its path under the root, and why.
         compared: Whether bytes were compared with the published archive's CRCs; else
-            each image was decoded.
+            each file is readable: an image that decodes, annotations that are whole.
         unfinished: Whether a download of it was begun and not ended.
     """
 
-    part: Part
+    name: str
     expected: int
     faults: list[Fault] = field(default_factory=list)
     compared: bool = False
@@ -48,6 +50,7 @@ def verify(
     root: Path,
     *,
     keypoints_only: bool = False,
+    detections: bool = True,
     parts: Sequence[Part] = (ANNOTATIONS, VAL, TRAIN),
 ) -> list[Verdict]:
     """Check every file that should be there.
@@ -60,35 +63,42 @@ def verify(
         root: Where COCO lies.
         keypoints_only: Of images from elsewhere, look only at those that a keypoint
             job reads.
-        parts: What to look at.
+        detections: Whether the person detections should be there.
+        parts: What else should be there.
     """
     layout = Layout(root)
-    return [
+    verdicts = [
         _verify_annotations(layout, part)
         if part.images is None
         else _verify_images(layout, part, keypoints_only)
         for part in parts
     ]
+    if detections:
+        verdicts.append(_verify_detections(layout))
+    return verdicts
 
 
 def _verify_annotations(layout: Layout, part: Part) -> Verdict:
     index = layout.read_index(part)
-    directory = layout.directory(part)
     if index is not None:
         return Verdict(
-            part,
+            part.name,
             expected=len(index.files),
-            faults=_check(directory, index.files),
+            faults=_check(layout, part, index.files),
             compared=True,
             unfinished=not index.sealed,
         )
     faults = []
     for name in KEYPOINT_FILES:
+        path = layout.directory(part) / name
+        if not path.exists():
+            faults.append(Fault(f'{part.directory}/{name}', 'is missing'))
+            continue
         try:
-            image_names(directory / name)
+            image_names(path)
         except InputError as error:
-            faults.append(Fault(name, f'cannot be used: {error}'))
-    return Verdict(part, expected=len(KEYPOINT_FILES), faults=faults)
+            faults.append(Fault(f'{part.directory}/{name}', f'is of no use: {error}'))
+    return Verdict(part.name, expected=len(KEYPOINT_FILES), faults=faults)
 
 
 def _verify_images(layout: Layout, part: Part, keypoints_only: bool) -> Verdict:
@@ -99,30 +109,47 @@ def _verify_images(layout: Layout, part: Part, keypoints_only: bool) -> Verdict:
     faults = []
     try:
         named = keypoint_images(annotations) if selective else image_names(annotations)
-    except InputError as error:
-        faults.append(Fault(annotations.name, f'cannot be used: {error}'))
+    except InputError:
+        what = 'cannot be checked' if index is None else 'is checked only in part'
+        reason = f'{what} without annotations/{annotations.name}'
+        faults.append(Fault(part.directory, reason))
     else:
         for name in named:
             files.setdefault(name, Expected(name, size=None, crc=None))
-    if not selective and len(files) != part.images:
-        faults.append(
-            Fault(
-                annotations.name,
-                f'names {len(files):,} images, not the {part.images:,} of COCO 2017',
+        if not selective and len(files) != part.images:
+            reason = (
+                f'names {len(files):,} images, not the {part.images:,} of COCO 2017'
             )
-        )
-    faults += _check(layout.directory(part), list(files.values()))
+            faults.append(Fault(f'annotations/{annotations.name}', reason))
+    faults += _check(layout, part, list(files.values()))
     return Verdict(
-        part,
-        expected=len(files),
+        part.name,
+        expected=len(files) or part.images,
         faults=faults,
         compared=index is not None,
         unfinished=index is not None and not index.sealed,
     )
 
 
-def _check(directory: Path, files: list[Expected]) -> list[Fault]:
+def _verify_detections(layout: Layout) -> Verdict:
+    path = layout.root / DETECTIONS
+    if not path.exists():
+        faults = [Fault(DETECTIONS, 'is missing')]
+    else:
+        with open(path, 'rb') as file:
+            start = file.read(1)
+            file.seek(-1, os.SEEK_END) if start else None
+            is_whole = (start, file.read(1)) == (b'[', b']')
+        faults = [] if is_whole else [Fault(DETECTIONS, 'is empty or cut short')]
+    return Verdict('detections', expected=1, faults=faults)
+
+
+def _check(layout: Layout, part: Part, files: list[Expected]) -> list[Fault]:
+    directory = layout.directory(part)
     there = sizes(directory)
     total = sum(there.get(file.name, 0) for file in files)
     with byte_bar(f'checking {directory.name}', total) as bar:
-        return list(check_images(directory, files, on_bytes=bar.advance))
+        return [
+            Fault(f'{part.directory}/{fault.name}', fault.reason)
+            for fault in check_images(directory, files, on_bytes=bar.advance)
+        ]

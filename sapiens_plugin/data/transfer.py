@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import urllib3
 from sapiens_plugin.errors import InputError
 
 BLOCK = 256 * 1024  # bytes read at once
+_SELDOM = 5.0  # s between two lines about waiting, whatever all the threads wait for
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 _NO_ADDRESS = (
     requests.exceptions.InvalidURL,
@@ -62,10 +64,18 @@ class Connections:
 
     Args:
         patience: How long to put up with a server.
+        say: Told in a line what is waited for, now and then.
     """
 
-    def __init__(self, *, patience: Patience | None = None):
+    def __init__(
+        self,
+        *,
+        patience: Patience | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ):
         self.patience = patience or Patience()
+        self._say = say
+        self._said = -_SELDOM
         self._stop = threading.Event()
         self._sessions = threading.local()
 
@@ -78,8 +88,12 @@ class Connections:
         if self._stop.is_set():
             raise Stopped
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, reason: str) -> None:
         """Sleep, or raise :class:`Stopped`."""
+        now = time.monotonic()
+        if seconds >= 1 and now - self._said >= _SELDOM:
+            self._said = now
+            self._say(f'{reason}; next attempt in {seconds:.0f} s')
         if self._stop.wait(seconds):
             raise Stopped
 
@@ -273,7 +287,8 @@ class RemoteFile:
                 f'{self.url} cannot be read: {error} ({failures} attempts '
                 'in a row). What has arrived is kept; run the command again to go on.'
             )
-        self.connections.wait(patience.wait_for(failures, error.retry_after))
+        seconds = patience.wait_for(failures, error.retry_after)
+        self.connections.wait(seconds, f'{self.url}: {error}')
 
 
 def download(

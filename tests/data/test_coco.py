@@ -48,7 +48,12 @@ def server(coco):
 
 
 def order(server, root, **changes):
-    standard = {'patience': QUICK, 'parts': PARTS, 'connections': 4}
+    standard = {
+        'detections': False,
+        'patience': QUICK,
+        'parts': PARTS,
+        'connections': 4,
+    }
     return Order(root=root, server=server.url, **(standard | changes))
 
 

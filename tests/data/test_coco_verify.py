@@ -5,7 +5,7 @@ from http_server import CocoServer
 from small_coco import make_small_coco
 
 from sapiens_plugin.data.coco import Order, bring
-from sapiens_plugin.data.coco_layout import ANNOTATIONS, TRAIN, VAL
+from sapiens_plugin.data.coco_layout import ANNOTATIONS, DETECTIONS, TRAIN, VAL
 from sapiens_plugin.data.coco_verify import verify
 
 NUM_TRAIN, NUM_VAL = 24, 8
@@ -29,8 +29,8 @@ def no_sync(monkeypatch):
 
 def brought(coco, root, **changes):
     with CocoServer(coco.root) as server:
-        order = Order(root=root, server=server.url, parts=PARTS, **changes)
-        bring(order, say=lambda line: None)
+        what = {'parts': PARTS, 'detections': False, **changes}
+        bring(Order(root=root, server=server.url, **what), say=lambda line: None)
     return root
 
 
@@ -48,18 +48,22 @@ def by_hand(coco, root):
 
 
 def faults(root, **kwargs):
+    """What is wrong, by part: the reason by file name."""
+    folders = {part.name: part.directory for part in PARTS}
     return {
-        verdict.part.name: {fault.name: fault.reason for fault in verdict.faults}
-        for verdict in verify(root, parts=PARTS, **kwargs)
+        verdict.name: {
+            fault.name.removeprefix(f'{folders[verdict.name]}/'): fault.reason
+            for fault in verdict.faults
+        }
+        for verdict in verify(root, parts=PARTS, detections=False, **kwargs)
         if verdict.faults
     }
 
 
 @pytest.mark.parametrize('keypoints_only', [False, True])
 def test_what_was_brought_is_whole(coco, tmp_path, keypoints_only):
-    verdicts = verify(
-        brought(coco, tmp_path, keypoints_only=keypoints_only), parts=PARTS
-    )
+    root = brought(coco, tmp_path, keypoints_only=keypoints_only)
+    verdicts = verify(root, parts=PARTS, detections=False)
     assert all(verdict.is_whole and verdict.compared for verdict in verdicts)
     train = coco.with_keypoints['train2017'] if keypoints_only else range(NUM_TRAIN)
     files = (2 if keypoints_only else 6, NUM_VAL, len(train))
@@ -86,7 +90,7 @@ def test_any_other_byte_is_found_in_what_was_brought(coco, tmp_path):
 
 
 def test_what_a_user_unpacked_is_whole(coco, tmp_path):
-    verdicts = verify(by_hand(coco, tmp_path), parts=PARTS)
+    verdicts = verify(by_hand(coco, tmp_path), parts=PARTS, detections=False)
     assert all(verdict.is_whole and not verdict.compared for verdict in verdicts)
     assert [verdict.expected for verdict in verdicts] == [2, NUM_VAL, NUM_TRAIN]
 
@@ -115,9 +119,14 @@ def test_a_keypoint_job_needs_only_its_images(coco, tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    found = faults(tmp_path)
-    assert found.keys() == {'annotations', 'val2017', 'train2017'}
-    assert 'names 0 images, not the 24 of COCO 2017' in str(found['train2017'])
+    verdicts = verify(tmp_path, parts=PARTS, detections=False)
+    assert [verdict.expected for verdict in verdicts] == [2, NUM_VAL, NUM_TRAIN]
+    assert [fault.name for verdict in verdicts for fault in verdict.faults] == [
+        'annotations/person_keypoints_train2017.json',
+        'annotations/person_keypoints_val2017.json',
+        'images/val2017',
+        'images/train2017',
+    ]
 
 
 def test_annotations_that_are_cut_short(coco, tmp_path):
@@ -125,7 +134,7 @@ def test_annotations_that_are_cut_short(coco, tmp_path):
     path = root / 'annotations/person_keypoints_val2017.json'
     path.write_bytes(path.read_bytes()[:-20])
     found = faults(root)
-    assert 'cannot be used' in found['annotations'][path.name]
+    assert 'is of no use' in found['annotations'][path.name]
 
 
 def test_annotations_of_other_images(coco, tmp_path):
@@ -136,15 +145,35 @@ def test_annotations_of_other_images(coco, tmp_path):
     found = faults(root)
     assert found['val2017'] == {
         '1' * 12 + '.jpg': 'is missing',
-        path.name: 'names 9 images, not the 8 of COCO 2017',
+        f'annotations/{path.name}': 'names 9 images, not the 8 of COCO 2017',
     }
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (None, 'is missing'),
+        (b'', 'is empty or cut short'),
+        (b'[{"image_id": 1}', 'is empty or cut short'),
+        (b'[]', None),
+    ],
+)
+def test_person_detections(coco, tmp_path, content, reason):
+    path = tmp_path / DETECTIONS
+    path.parent.mkdir()
+    if content is not None:
+        path.write_bytes(content)
+    *_, verdict = verify(tmp_path, parts=[])
+    assert [(fault.name, fault.reason) for fault in verdict.faults] == [
+        (DETECTIONS, reason)
+    ][: reason is not None]
 
 
 def test_an_unfinished_download_is_not_whole(coco, tmp_path):
     root = brought(coco, tmp_path)
     index = root / 'archives' / 'val2017.index'
     index.rename(index.with_name('val2017.index.part'))
-    verdict = verify(root, parts=PARTS)[1]
+    verdict = verify(root, parts=PARTS, detections=False)[1]
     assert verdict.unfinished and not verdict.faults and not verdict.is_whole
 
 
@@ -153,4 +182,4 @@ def test_a_large_annotation_file_is_not_needed_for_what_is_known(coco, tmp_path)
     (root / 'annotations/person_keypoints_val2017.json').unlink()
     found = faults(root)
     assert list(found['annotations']) == ['person_keypoints_val2017.json']
-    assert list(found['val2017']) == ['person_keypoints_val2017.json']
+    assert list(found['val2017']) == ['images/val2017']

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from http_server import CocoServer, Fault, http_date
 
+from sapiens_plugin.data import transfer
 from sapiens_plugin.data.transfer import (
     BLOCK,
     Connections,
@@ -33,7 +34,7 @@ def server():
 def waits(monkeypatch):
     """The seconds that were waited, without waiting."""
     waits = []
-    monkeypatch.setattr(Connections, 'wait', lambda self, time: waits.append(time))
+    monkeypatch.setattr(Connections, 'wait', lambda self, time, why: waits.append(time))
     return waits
 
 
@@ -184,6 +185,24 @@ def test_waits_longer_each_time(server, waits):
 def test_says_that_there_is_no_server():
     with pytest.raises(InputError, match='no connection'):
         RemoteFile('http://127.0.0.1:9/x', connections=Connections(patience=QUICK))
+
+
+def test_says_now_and_then_what_it_waits_for(server, monkeypatch):
+    lines, clock = [], [0.0]
+    monkeypatch.setattr(transfer.time, 'monotonic', lambda: clock[0])
+    connections = Connections(say=lines.append)
+
+    def wait(seconds):
+        clock[0] += seconds
+        return False
+
+    monkeypatch.setattr(connections._stop, 'wait', wait)
+    server.misbehave(Fault('status', status=503, times=4))
+    url = RemoteFile(server.url + 'file.bin', connections=connections).url
+    assert lines == [
+        f'{url}: the server says 503 Service Unavailable; next attempt in {s} s'
+        for s in (1, 8)
+    ]
 
 
 @pytest.mark.parametrize('url', ['http://', 'nonsense', 'ftp://x/y', 'http://[x'])

@@ -133,7 +133,8 @@ def _check_dataset(dataset: Mapping) -> None:
     if 'ann_file' not in dataset:
         return  # a wrapper of other data sets: ImageCheckHook looks into it
     way_out = (
-        'Put the data there, or set data_root (for COCO: COCO_ROOT) to where it is.'
+        'Put the data there, or set data_root (for COCO: COCO_ROOT) to where it is; '
+        '`python3 tools/download_coco.py` brings COCO.'
     )
     root = Path(os.path.normpath(dataset.get('data_root') or '.'))
     setup_checks.check_json_file(
@@ -143,7 +144,7 @@ def _check_dataset(dataset: Mapping) -> None:
         setup_checks.check_json_file(
             dataset.bbox_file,
             what='file of person detections',
-            way_out='Fetch it, or test on ground-truth boxes: '
+            way_out='Fetch it with `python3 tools/download_coco.py`, or test on ground-truth boxes: '
             "--cfg-options test_dataloader.dataset.bbox_file=''",
         )
     images = root / dataset.get('data_prefix', {}).get('img', '')

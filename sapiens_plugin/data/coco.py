@@ -289,6 +289,8 @@ class _Delivery:
     def _take_from_archive(self, absent: list[Expected]) -> list[Expected]:
         """Extract files; return those that arrived damaged, time and again."""
         for _ in range(_LOOKS):
+            if not absent:
+                break
             names = {file.name for file in absent}
             wanted = [m for m in self._archive.members if m.name in names]
             damaged: list[Member] = []
@@ -309,8 +311,6 @@ class _Delivery:
                     stop=self._connections.stop,
                 )
             absent = _expected(damaged)
-            if not absent:
-                break
         return absent
 
     def _damaged(self, absent: list[Expected]) -> InputError:

@@ -63,8 +63,8 @@ def _check_part(dataset: BaseDataset) -> None:
         shown = ', '.join(missing[:3]) + (', …' if len(missing) > 3 else '')
         raise InputError(
             f'{len(missing)} of {len(paths)} images that {dataset.ann_file} names are '
-            f'missing: {shown}. Fetch them, or take their entries out of the '
-            'annotation file.'
+            f'missing: {shown}. Fetch them (COCO: `python3 tools/download_coco.py '
+            '--repair`), or take their entries out of the annotation file.'
         )
 
 

@@ -63,8 +63,8 @@ def sniff(path: str | Path) -> str:
     path = Path(path)
     if not path.exists():
         raise InputError(
-            f'The weight file {path} does not exist. Check the path, or fetch the '
-            'pre-trained weights as the README says.'
+            f'The weight file {path} does not exist. Check the path; '
+            '`python3 tools/download_pretrained.py` fetches published weights.'
         )
     if not path.is_file():
         raise InputError(f'{path} is a directory; name the weight file in it.')

@@ -108,7 +108,7 @@ def parse_args() -> argparse.Namespace:
         '--connections',
         metavar='N',
         type=_positive,
-        default=8,
+        default=16,
         help='how many at once (default: %(default)s)',
     )
     return parser.parse_args()

@@ -73,7 +73,7 @@ class Order:
     keep_archives: bool = False
     repair: bool = False
     detections: bool = True
-    connections: int = 8
+    connections: int = 16
     patience: Patience | None = None
     parts: tuple[Part, ...] = (ANNOTATIONS, VAL, TRAIN)
 

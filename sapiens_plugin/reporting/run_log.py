@@ -8,6 +8,19 @@ from sapiens_plugin.errors import InputError
 
 
 @dataclass(frozen=True)
+class Start:
+    """A start of a training, from scratch or resumed.
+
+    Attributes:
+        folder (Path): ``work_dir/<timestamp>``, which it wrote its log into.
+        epochs_before (int): How many epochs were trained when it started.
+    """
+
+    folder: Path
+    epochs_before: int
+
+
+@dataclass(frozen=True)
 class RunLog:
     """The scalars of one training, in the order they were logged.
 
@@ -16,22 +29,39 @@ class RunLog:
             ``iter`` (both counted from 1) and scalars such as ``loss`` and ``lr``.
         validation (list[dict]): Records of validations, each with ``step``, the number
             of epochs trained before it, and metrics such as ``coco/AP``.
+        starts (tuple[Start, ...]): Where the records come from, in their order.
     """
 
     train: list[dict]
     validation: list[dict]
+    starts: tuple[Start, ...] = ()
 
     def train_series(self, name: str) -> list[tuple[float, float]]:
         """Return (epochs trained, value) of every training record with ``name``."""
-        length = self._epoch_length()
+        length = self.epoch_length
         return [(r['iter'] / length, r[name]) for r in self.train if name in r]
 
     def validation_series(self, name: str) -> list[tuple[float, float]]:
         """Return (epochs trained, value) of every validation record with ``name``."""
         return [(float(r['step']), r[name]) for r in self.validation if name in r]
 
-    def _epoch_length(self) -> float:
-        """Return how many iterations an epoch has.
+    def measured_seconds(self, first: int, last: int) -> list[tuple[int, float]]:
+        """Return (iterations, seconds an iteration) of epochs ``first`` to ``last``.
+
+        Epochs are counted from 1. A record's time is the mean over the iterations
+        before it, loading included, and stands for all since the previous record.
+        """
+        spans = []
+        before = 0
+        for record in self.train:
+            if first <= record['epoch'] <= last and 'time' in record:
+                spans.append((record['iter'] - before, record['time']))
+            before = record['iter']
+        return spans
+
+    @property
+    def epoch_length(self) -> float:
+        """How many iterations an epoch has.
 
         That is not logged, but MMEngine logs at the same places in every epoch: the
         first records of two epochs are whole epochs apart. Of a training that is still
@@ -64,6 +94,7 @@ def read_run_log(work_dir: Path) -> RunLog:
     """
     train: list[dict] = []
     validation: list[dict] = []
+    starts: tuple[Start, ...] = ()
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         records = _read_records(path)
         new = [r for r in records if 'epoch' in r]
@@ -74,12 +105,15 @@ def read_run_log(work_dir: Path) -> RunLog:
         validation = [r for r in validation if r['step'] < first['epoch']] + [
             r for r in records if 'epoch' not in r
         ]
+        start = Start(path.parents[1], epochs_before=first['epoch'] - 1)
+        earlier = (s for s in starts if s.epochs_before < start.epochs_before)
+        starts = (*earlier, start)
     if not train:
         raise InputError(
             f'{work_dir} has no training log (TIMESTAMP/vis_data/scalars.json). Name '
             f'the work directory of a training that got past its first log line.'
         )
-    return RunLog(train=train, validation=validation)
+    return RunLog(train=train, validation=validation, starts=starts)
 
 
 def _read_records(path: Path) -> list[dict]:

@@ -62,7 +62,11 @@ from sapiens_plugin.data.coco import Order, bring
 from sapiens_plugin.data.coco_layout import ANNOTATIONS, TRAIN, VAL
 
 root, server, train, val, *flags = sys.argv[1:]
-parts = ANNOTATIONS, replace(VAL, images=int(val)), replace(TRAIN, images=int(train))
+parts = (
+    replace(ANNOTATIONS, size=None),
+    replace(VAL, images=int(val), size=None),
+    replace(TRAIN, images=int(train), size=None),
+)
 order = dict(root=Path(root), server=server, parts=parts, detections=False)
 bring(Order(**order, **dict.fromkeys(flags, True)))
 """

@@ -20,6 +20,9 @@ def run(tool: str, main: Callable[[], int | None]) -> NoReturn:
         print(f'\n{tool}: {error}', file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print(f'\n{tool}: interrupted; no file on the disk is broken.', file=sys.stderr)
+        print(
+            f'\n{tool}: interrupted. No file is broken; the same command goes on.',
+            file=sys.stderr,
+        )
         code = 130
     sys.exit(code or 0)

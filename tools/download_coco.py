@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def parse_args() -> argparse.Namespace:
         '  python tools/download_coco.py --from /mnt/share/coco\n'
         '  python tools/download_coco.py --verify',
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
+    check = parser.add_mutually_exclusive_group()
     parser.add_argument(
         '--keypoints-only',
         action='store_true',
@@ -67,16 +70,17 @@ def parse_args() -> argparse.Namespace:
         help='a folder with archives (train2017.zip, …) or unpacked images that you '
         'have already; what it lacks is downloaded',
     )
-    parser.add_argument(
+    check.add_argument(
         '--verify',
         action='store_true',
         help='download nothing; check every file that should be there, list what is '
         'missing or broken, and exit with 1 if anything is',
     )
-    parser.add_argument(
+    check.add_argument(
         '--repair',
         action='store_true',
-        help='check every file that is there, and bring what is missing or broken',
+        help='check every file that is there, and bring what of the last choice is '
+        'missing or broken',
     )
     parser.add_argument(
         '--keep-archives',
@@ -138,9 +142,9 @@ def report(verdicts: list[Verdict]) -> int:
         print(f'{verdict.name:<12}{verdict.expected:>8,} files  {how:<15} {state}')
     if all(verdict.is_whole for verdict in verdicts):
         return 0
-    print(
-        '\nTo bring what is missing or broken: python3 tools/download_coco.py --repair'
-    )
+    options = ['--repair' if word == '--verify' else word for word in sys.argv[1:]]
+    command = subprocess.list2cmdline(['python3', TOOL, *options])
+    print(f'\nTo bring what is missing or broken: {command}')
     return 1
 
 

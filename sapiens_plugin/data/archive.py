@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sapiens_plugin.data.transfer import BLOCK, RemoteFile, whole_file
-from sapiens_plugin.errors import InputError
+from sapiens_plugin.data.transfer import BLOCK, RemoteFile, SourceError, whole_file
 
 _LOCAL_HEADER = struct.Struct('<4s22xHH')  # signature, lengths of name and extra field
 _ENCRYPTED = 0x1  # flag bit
-_LARGEST_TABLE = 128 * 1024**2  # bytes; that of train2017.zip has 11 MB
+_LARGEST_TABLE = 32 * 1024**2  # bytes; that of train2017.zip has 11 MB
 # One folder deep, and nothing that a file system could take for something else.
-_PLAIN_NAME = re.compile(r'\w[\w.-]*/\w[\w.-]*(?<!\.)', re.ASCII)
+_PLAIN_NAME = re.compile(
+    r'\w[\w.-]*/(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))\w[\w.-]*(?<!\.)(?<!\.part)',
+    re.ASCII,
+)
 
 ReadBytes = Callable[[int, int], Iterator[bytes]]
 """Yields all the bytes from a position to before another in blocks, or raises."""
@@ -67,7 +69,7 @@ class Archive:
         members: Its files, in the order of their places.
 
     Raises:
-        InputError: It is no zip archive or a damaged one, or it holds what such an
+        SourceError: It is no zip archive or a damaged one, or it holds what such an
             archive has no business to hold: files elsewhere, links, a name twice.
     """
 
@@ -86,7 +88,7 @@ class Archive:
                 while start < end:
                     block = file.read(min(BLOCK, end - start))
                     if not block:
-                        raise InputError(f'{path} was cut short while it was read.')
+                        raise SourceError(f'{path} was cut short while it was read.')
                     yield block
                     start += len(block)
 
@@ -137,18 +139,42 @@ def extract(
     """
     start, end = members[0].start, members[-1].end
     reader = _Reader(_counted(archive.read(start, end), on_bytes), start)
-    damaged = []
+    broken = []
     for member in members:
+        # Places are those of the table of contents: damage ends where a member ends.
+        reader.skip_to(member.start)
         try:
-            reader.skip_to(member.start)
             with whole_file(directory / member.name) as file:
                 for block in _unpack(reader, member):
                     file.write(block)
         except Damaged:
-            damaged.append(member)
-        # Places are those of the table of contents: damage ends where a member ends.
-        reader.skip_to(member.end)
-    return damaged
+            broken.append(member)
+    reader.skip_to(end)  # so that the connection can be used again
+    return broken
+
+
+def damaged(
+    archive: Archive,
+    members: Sequence[Member],
+    *,
+    on_bytes: Callable[[int], None],
+) -> list[Member]:
+    """Read members and return those whose bytes do not match their CRC.
+
+    Args:
+        archive: Where they are.
+        members: Any, in the order of their places.
+        on_bytes: As for :func:`extract`.
+    """
+    found = []
+    for member in members:
+        blocks = _counted(archive.read(member.start, member.end), on_bytes)
+        try:
+            for _ in _unpack(_Reader(blocks, member.start), member):
+                pass
+        except Damaged:
+            found.append(member)
+    return found
 
 
 class _Reader:
@@ -207,13 +233,20 @@ def _inflated(blocks: Iterator[bytes], method: int) -> Iterator[bytes]:
         yield from blocks
         return
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # raw, as zip archives have it
-    for block in blocks:
-        while block:
+    for packed in blocks:
+        while packed or not inflater.eof:
             try:
-                yield inflater.decompress(block, BLOCK)
+                block = inflater.decompress(packed, BLOCK)
             except zlib.error:
                 raise Damaged from None
-            block = inflater.unconsumed_tail
+            yield block
+            packed = inflater.unconsumed_tail
+            if inflater.unused_data:
+                raise Damaged
+            if not packed and len(block) < BLOCK:
+                break
+    if not inflater.eof:
+        raise Damaged
 
 
 def _counted(
@@ -256,15 +289,15 @@ def _members(name: str, folder: str, size: int, read: ReadBytes) -> list[Member]
     try:
         with zipfile.ZipFile(_RangeFile(size, read)) as archive:
             infos, table_start = archive.infolist(), archive.start_dir
-        if any(info.header_offset >= table_start for info in infos):
-            raise zipfile.BadZipFile('a file of it begins behind its end')
+        infos.sort(key=lambda info: info.header_offset)
+        ends = [info.header_offset for info in infos[1:]] + [table_start]
+        for info, end in zip(infos, ends, strict=True):
+            if not 0 <= info.header_offset <= end - _LOCAL_HEADER.size:
+                raise zipfile.BadZipFile(f'{info.filename!r} lies where it cannot')
     except (zipfile.BadZipFile, OSError, ValueError, struct.error) as error:
-        raise InputError(
-            f'{name} ({size} bytes) is not a whole zip archive: {error}. Delete it if '
-            'it is yours, or name another server with --mirror.'
+        raise SourceError(
+            f'{name} ({size} bytes) is not a whole zip archive: {error}.'
         ) from None
-    infos.sort(key=lambda info: info.header_offset)
-    ends = [info.header_offset for info in infos[1:]] + [table_start]
     members = []
     for info, end in zip(infos, ends, strict=True):
         if info.is_dir():
@@ -285,13 +318,13 @@ def _members(name: str, folder: str, size: int, read: ReadBytes) -> list[Member]
             )
     # Some file systems tell no small letters from capitals.
     if len({member.name.lower() for member in members}) < len(members):
-        raise InputError(f'{name} was refused: it holds a file twice.')
+        raise SourceError(f'{name} was refused: it holds a file twice.')
     return members
 
 
 def _refuse_hostile(archive: str, info: zipfile.ZipInfo) -> None:
     if not _PLAIN_NAME.fullmatch(info.orig_filename):
-        reason = 'its name could lead out of the folder'
+        reason = 'its name could mean something else to a file system'
     elif stat.S_ISLNK(info.external_attr >> 16):
         reason = 'it is a link'
     elif info.flag_bits & _ENCRYPTED:
@@ -300,7 +333,7 @@ def _refuse_hostile(archive: str, info: zipfile.ZipInfo) -> None:
         reason = f'it is packed by method {info.compress_type}, not by 0 or 8'
     else:
         return
-    raise InputError(
+    raise SourceError(
         f'{archive} was refused for its member {info.orig_filename!r}: {reason}. '
-        'Nothing of it was written. Get the archive from another place.'
+        'Nothing of it was written.'
     )

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class Part:
         path: Where it lies on the server.
         folder: The folder in it whose files are wanted.
         directory: Where they go, under the root.
+        size: Bytes; None for not known.
         images: How many images it has, where it has images.
         selective: Whether a keypoint job reads only some of its files.
     """
@@ -29,6 +31,7 @@ class Part:
     path: str
     folder: str
     directory: str
+    size: int | None = None
     images: int | None = None
     selective: bool = False
 
@@ -38,6 +41,7 @@ ANNOTATIONS = Part(
     path='annotations/annotations_trainval2017.zip',
     folder='annotations',
     directory='annotations',
+    size=252_907_541,
     selective=True,
 )
 VAL = Part(
@@ -45,6 +49,7 @@ VAL = Part(
     path='zips/val2017.zip',
     folder='val2017',
     directory='images/val2017',
+    size=815_585_330,
     images=5_000,
 )
 TRAIN = Part(
@@ -52,6 +57,7 @@ TRAIN = Part(
     path='zips/train2017.zip',
     folder='train2017',
     directory='images/train2017',
+    size=19_336_861_798,
     images=118_287,
     selective=True,
 )
@@ -142,8 +148,12 @@ def sizes(directory: Path) -> dict[str, int]:
     """Return the sizes of the files in a directory, which need not exist."""
     if not directory.is_dir():
         return {}
+    found = {}
     with os.scandir(directory) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries}
+        for entry in entries:
+            with suppress(OSError):  # a link to nowhere is as good as nothing
+                found[entry.name] = entry.stat().st_size
+    return found
 
 
 def missing(directory: Path, files: Iterable[Expected]) -> set[str]:

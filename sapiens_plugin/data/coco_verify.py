@@ -1,6 +1,5 @@
 """Is COCO on the disk whole? Asked of the disk alone."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,12 @@ from sapiens_plugin.data.coco_layout import (
     Part,
     sizes,
 )
+from sapiens_plugin.data.free_space import disk_errors
 from sapiens_plugin.data.image_check import Expected, Fault, check_images
 from sapiens_plugin.data.progress import byte_bar
 from sapiens_plugin.errors import InputError
+
+_TAIL = 64  # bytes; JSON ends with its bracket and perhaps some white space
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,15 @@ def verify(
         parts: What else should be there.
     """
     layout = Layout(root)
-    verdicts = [
-        _verify_annotations(layout, part)
-        if part.images is None
-        else _verify_images(layout, part, keypoints_only)
-        for part in parts
-    ]
-    if detections:
-        verdicts.append(_verify_detections(layout))
+    with disk_errors(root):
+        verdicts = [
+            _verify_annotations(layout, part)
+            if part.images is None
+            else _verify_images(layout, part, keypoints_only)
+            for part in parts
+        ]
+        if detections:
+            verdicts.append(_verify_detections(layout))
     return verdicts
 
 
@@ -138,8 +141,8 @@ def _verify_detections(layout: Layout) -> Verdict:
     else:
         with open(path, 'rb') as file:
             start = file.read(1)
-            file.seek(-1, os.SEEK_END) if start else None
-            is_whole = (start, file.read(1)) == (b'[', b']')
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            is_whole = (start, file.read().rstrip()[-1:]) == (b'[', b']')
         faults = [] if is_whole else [Fault(DETECTIONS, 'is empty or cut short')]
     return Verdict('detections', expected=1, faults=faults)
 

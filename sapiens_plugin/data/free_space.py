@@ -1,6 +1,9 @@
-"""Is there room on the disk, asked before the first byte is written."""
+"""Room on the disk, asked for before the first byte, and what the disk refuses."""
 
+import errno
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sapiens_plugin.errors import InputError
@@ -20,14 +23,40 @@ def require_space(path: str | Path, needed: int, *, what: str) -> None:
         InputError: There is less; the message says how much is missing.
     """
     path = Path(path).absolute()
-    there = next(parent for parent in [path, *path.parents] if parent.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(nearest(path)).free
     if free < needed + _MARGIN:
         raise InputError(
             f'{what} needs {gigabytes(needed)} in {path}, where {gigabytes(free)} are '
             f'free. Make room for {gigabytes(needed + _MARGIN - free)} more, or choose '
             'a folder on another disk.'
         )
+
+
+def nearest(path: Path) -> Path:
+    """Return the path itself, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(parent for parent in [path, *path.parents] if parent.exists())
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn errors of the disk into what the user can do about them.
+
+    Raises:
+        InputError: In the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f'The disk of {root} is full. What has arrived is whole and stays; '
+                'make room and run the command again.'
+            ) from None
+        raise InputError(
+            f'{error.filename or root}: {error.strerror or error}. Mend that and run '
+            'the command again; what has arrived stays.'
+        ) from None
 
 
 def gigabytes(count: int) -> str:

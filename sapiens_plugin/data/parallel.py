@@ -1,11 +1,12 @@
 """Share work out to threads that end together."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 _Item = TypeVar('_Item')
-_LAST_BLOCK = 5.0  # s; threads that hang longer in a read are left behind
+_LAST_BLOCK = 2.0  # s; threads that hang longer in a read are left behind
 
 
 def for_each(
@@ -55,8 +56,9 @@ def for_each(
         errors.append(KeyboardInterrupt())
         stop()
         raise
+    deadline = time.monotonic() + _LAST_BLOCK
     for thread in threads:
-        thread.join(_LAST_BLOCK)
+        thread.join(max(0.0, deadline - time.monotonic()))
     if errors:
         raise errors[0]
 

@@ -1,9 +1,9 @@
 """A bar with rate and time left on a terminal; nothing elsewhere."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -35,7 +35,6 @@ def byte_bar(name: str, total: int) -> Iterator[Bar]:
         name: What they are, such as ``'train2017'``.
         total: Their number.
     """
-    console = Console()
     columns = (
         TextColumn('{task.description}'),
         BarColumn(),
@@ -44,7 +43,5 @@ def byte_bar(name: str, total: int) -> Iterator[Bar]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal
-    ) as progress:
+    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
         yield Bar(progress, name, total)

@@ -1,6 +1,6 @@
 """Read files from HTTP servers that cut, stall, answer late or answer nonsense."""
 
-import json
+import hashlib
 import os
 import re
 import threading
@@ -20,7 +20,7 @@ from sapiens_plugin.errors import InputError
 
 BLOCK = 256 * 1024  # bytes read at once
 _SELDOM = 5.0  # s between two lines about waiting, whatever all the threads wait for
-_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
 _NO_ADDRESS = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
@@ -28,6 +28,10 @@ _NO_ADDRESS = (
 )
 _WAITABLE = {408, 425, 429, 500, 502, 503, 504}
 _MISSING = {401, 403, 404, 410}
+
+
+class SourceError(InputError):
+    """A server or an archive does not give what it should."""
 
 
 class Stopped(Exception):
@@ -94,8 +98,12 @@ class Connections:
         if seconds >= 1 and now - self._said >= _SELDOM:
             self._said = now
             self._say(f'{reason}; next attempt in {seconds:.0f} s')
-        if self._stop.wait(seconds):
-            raise Stopped
+        end = now + seconds
+        # Not in one go: Ctrl-C would wait on Windows.
+        while (left := end - time.monotonic()) > 0:
+            if self._stop.wait(min(left, 0.5)):
+                raise Stopped
+        self.check_running()
 
     def get(self, url: str, byte_range: str | None) -> requests.Response:
         """Ask for a file or a part of it; the body is left to be read."""
@@ -130,7 +138,7 @@ class RemoteFile:
         has_ranges: Whether parts of it can be asked for.
 
     Raises:
-        InputError: It is not there, the server answers with something else, or with
+        SourceError: It is not there, the server answers with something else, or with
             nothing in spite of all patience.
     """
 
@@ -139,9 +147,11 @@ class RemoteFile:
         self.connections = connections
         self.size, self.etag, self.has_ranges = self._patiently(self._look)
 
-    def read(self, start: int, end: int) -> bytes:
-        """Read the bytes from ``start`` to before ``end``."""
-        return b''.join(self.stream(start, end))
+    @property
+    def version(self) -> str:
+        """A short name for this address and what it holds now."""
+        text = f'{self.url} {self.size} {self.etag}'
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def stream(self, start: int, end: int) -> Iterator[bytes]:
         """Yield the bytes from ``start`` to before ``end``, in blocks.
@@ -150,7 +160,7 @@ class RemoteFile:
         ranges that is only possible where nothing has come yet.
 
         Raises:
-            InputError: The file changed on the server, or patience ended.
+            SourceError: The file changed on the server, or patience ended.
             Stopped: The connections were told to stop.
         """
         failures = 0
@@ -163,10 +173,9 @@ class RemoteFile:
                     self.connections.check_running()
             except _TryAgain as error:
                 if start and not self.has_ranges:
-                    raise InputError(
+                    raise SourceError(
                         f'{self.url} was cut off after {start} bytes, and this server '
-                        'cannot go on in the middle of a file. Run the command again, '
-                        'or name another server with --mirror.'
+                        'cannot go on in the middle of a file. Run the command again.'
                     ) from None
                 failures += 1
                 self._wait(failures, error)
@@ -184,7 +193,7 @@ class RemoteFile:
                     yield block
                     if not left:
                         return
-            except _BROKEN as error:
+            except (*_CUT, OSError) as error:
                 raise _TryAgain(_reason(error)) from None
             raise _TryAgain('the answer ended early')
 
@@ -199,10 +208,9 @@ class RemoteFile:
                 return part[1], etag, True
             length = response.headers.get('Content-Length', '')
             if not length.isdecimal():
-                raise InputError(
+                raise SourceError(
                     f'{self.url} was answered without its length, so that nobody '
-                    'could tell whether it arrives whole. Name another server with '
-                    '--mirror.'
+                    'could tell whether it arrives whole.'
                 )
             return int(length), etag, False
 
@@ -211,12 +219,20 @@ class RemoteFile:
         try:
             response = self.connections.get(self.url, byte_range)
         except _NO_ADDRESS as error:
-            raise InputError(f'{self.url} is no address: {error}.') from None
-        except _BROKEN as error:
+            raise SourceError(f'{self.url} is no address: {error}.') from None
+        except requests.exceptions.SSLError as error:
+            raise SourceError(
+                f'{self.url} cannot be asked safely: {error}. Is the clock of this '
+                'machine right, and are the certificates of your proxy known '
+                '(REQUESTS_CA_BUNDLE)?'
+            ) from None
+        except _CUT as error:
             raise _TryAgain(_reason(error)) from None
+        except OSError as error:  # such as certificates that are not there
+            raise SourceError(f'{self.url} cannot be asked: {error}.') from None
         try:
             self._check_status(response)
-        except (_TryAgain, InputError):
+        except (_TryAgain, SourceError):
             response.close()
             raise
         return response
@@ -224,10 +240,14 @@ class RemoteFile:
     def _check_status(self, response: requests.Response) -> None:
         status = response.status_code
         if status in _MISSING:
-            raise InputError(
+            raise SourceError(
                 f'{self.url} is not to be had: the server says {status} '
-                f'{response.reason}. Name another server with --mirror, or fetch the '
-                'file by other means and pass its folder with --from.'
+                f'{response.reason}.'
+            )
+        if status == 407:
+            raise SourceError(
+                f'{self.url} is kept back by a proxy that wants a name and a password. '
+                'Set HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT.'
             )
         if status in _WAITABLE:
             raise _TryAgain(
@@ -236,12 +256,11 @@ class RemoteFile:
         if status in (412, 416):
             raise self._changed()
         if status not in (200, 206):
-            raise InputError(
-                f'{self.url} was answered with {status} {response.reason}. Name '
-                'another server with --mirror.'
+            raise SourceError(
+                f'{self.url} was answered with {status} {response.reason}.'
             )
         if response.headers.get('Content-Type', '').startswith('text/html'):
-            raise InputError(
+            raise SourceError(
                 f'{self.url} was answered with a web page: a login of your network, a '
                 'proxy or the server stands in between. Open the address in a browser '
                 'to see it, then run the command again.'
@@ -253,7 +272,8 @@ class RemoteFile:
         if response.status_code == 200:
             if self.has_ranges:
                 raise _TryAgain('the server sent the whole file for a part of it')
-            size = int(response.headers.get('Content-Length', self.size))
+            length = response.headers.get('Content-Length', '')
+            size = int(length) if length.isdecimal() else self.size
         elif part is None:
             raise _TryAgain('the server does not say which part it sent')
         else:
@@ -264,8 +284,8 @@ class RemoteFile:
         if part is not None and part[0] != start:
             raise _TryAgain(f'the server sent byte {part[0]} for byte {start}')
 
-    def _changed(self) -> InputError:
-        return InputError(
+    def _changed(self) -> SourceError:
+        return SourceError(
             f'{self.url} changed on the server while it was read, or is empty. What '
             'arrived is kept and will be compared with the new version: run the '
             'command again.'
@@ -283,7 +303,7 @@ class RemoteFile:
     def _wait(self, failures: int, error: _TryAgain) -> None:
         patience = self.connections.patience
         if failures >= patience.attempts:
-            raise InputError(
+            raise SourceError(
                 f'{self.url} cannot be read: {error} ({failures} attempts '
                 'in a row). What has arrived is kept; run the command again to go on.'
             )
@@ -294,22 +314,21 @@ class RemoteFile:
 def download(
     remote: RemoteFile, path: Path, *, on_bytes: Callable[[int], None]
 ) -> None:
-    """Fetch a whole file; what an earlier call left in ``path + '.part'`` is kept.
+    """Fetch a whole file behind what an earlier call has left in it.
 
     Args:
         remote: What to fetch.
-        path: Where it appears once it is whole.
-        on_bytes: Told the number of bytes as they come.
+        path: Where to write. The name must be this :attr:`RemoteFile.version`'s own, or
+            bytes of two versions could meet in it.
+        on_bytes: Told the number of bytes as they come, those that are there first.
 
     Raises:
-        InputError, Stopped: As :meth:`RemoteFile.stream`.
+        SourceError, Stopped: As :meth:`RemoteFile.stream`.
     """
-    part, note = part_of(path), path.with_name(path.name + '.version')
-    version = json.dumps([remote.url, remote.size, remote.etag])
-    start = _resumable(part, note, version) if remote.has_ranges else 0
-    note.write_text(version, encoding='utf-8')
+    there = path.stat().st_size if path.exists() else 0
+    start = there if remote.has_ranges and there <= remote.size else 0
     on_bytes(start)
-    with open(part, 'r+b' if start else 'wb') as file:
+    with open(path, 'r+b' if there else 'wb') as file:
         file.truncate(start)
         file.seek(start)
         for block in remote.stream(start, remote.size):
@@ -317,14 +336,6 @@ def download(
             on_bytes(len(block))
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
-    note.unlink()
-
-
-def partial_size(path: Path) -> int:
-    """Return how many bytes of a file an unfinished :func:`download` has left."""
-    part = part_of(path)
-    return part.stat().st_size if part.exists() else 0
 
 
 def part_of(path: Path) -> Path:
@@ -336,19 +347,15 @@ def part_of(path: Path) -> Path:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that gets its name only if all goes well."""
     part = part_of(path)
+    # Not written over: it may be a second name of a file that is somebody else's.
+    part.unlink(missing_ok=True)
     try:
-        with open(part, 'wb') as file:
+        with open(part, 'xb') as file:
             yield file
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def _resumable(part: Path, note: Path, version: str) -> int:
-    if not (part.exists() and note.exists()):
-        return 0
-    return part.stat().st_size if note.read_text(encoding='utf-8') == version else 0
 
 
 def _content_range(response: requests.Response) -> tuple[int, int] | None:
@@ -368,7 +375,7 @@ def _retry_after(response: requests.Response) -> float | None:
         return max(
             0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
         )
-    except (ValueError, TypeError):  # no date, or one without a time zone
+    except (ValueError, TypeError, OverflowError):  # no date, or no time zone
         return None
 
 
@@ -377,8 +384,6 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if 'NameResolutionError' in text or 'Failed to resolve' in text:
         return 'the name of the server cannot be resolved; is there a network?'
-    if isinstance(error, requests.exceptions.SSLError):
-        return f'the secure connection failed ({text})'
     if isinstance(error, requests.exceptions.ProxyError):
         return f'the proxy failed ({text})'
     if 'timed out' in text.lower():

@@ -8,8 +8,9 @@ import pytest
 from http_server import CocoServer, Fault
 from small_coco import HOSTILE, corrupt_member, make_small_coco
 
-from sapiens_plugin.data.archive import Archive, extract, runs
-from sapiens_plugin.data.transfer import Connections, Patience, RemoteFile
+from sapiens_plugin.data import archive as archive_module
+from sapiens_plugin.data.archive import Archive, damaged, extract, runs
+from sapiens_plugin.data.transfer import BLOCK, Connections, Patience, RemoteFile
 from sapiens_plugin.errors import InputError
 
 PATIENCE = Patience(attempts=3, first_wait=0.01)
@@ -29,10 +30,10 @@ def coco(tmp_path_factory):
 
 def take(archive, directory, members=None, limit=10_000):
     directory.mkdir(exist_ok=True)
-    damaged, counts = [], []
+    broken, counts = [], []
     for group in runs(members or archive.members, limit=limit):
-        damaged += extract(archive, group, directory, on_bytes=counts.append)
-    return damaged, sum(counts)
+        broken += extract(archive, group, directory, on_bytes=counts.append)
+    return broken, sum(counts)
 
 
 def contents(directory):
@@ -44,8 +45,8 @@ def test_takes_what_is_in_an_archive(tmp_path, way):
     coco = make_small_coco(tmp_path, train=12, val=3, **WAYS[way])
     archive = Archive.local(coco.archive('train2017'), folder='train2017')
     assert [m.name for m in archive.members] == list(coco.images['train2017'])
-    damaged, _ = take(archive, tmp_path / 'out')
-    assert not damaged
+    broken, _ = take(archive, tmp_path / 'out')
+    assert not broken
     assert contents(tmp_path / 'out') == coco.images['train2017']
 
 
@@ -58,8 +59,8 @@ def test_takes_from_a_server_just_the_bytes_of_what_is_wanted(tmp_path, coco):
         archive = Archive.remote(file, folder='train2017')
         before = len(server.seen())
         wanted = archive.members[1:3] + archive.members[9:10]
-        damaged, count = take(archive, tmp_path / 'out', wanted)
-        assert not damaged
+        broken, count = take(archive, tmp_path / 'out', wanted)
+        assert not broken
         ranges = [request.range for request in server.seen()[before:]]
     assert ranges == [
         f'bytes={wanted[0].start}-{wanted[1].end - 1}',
@@ -105,6 +106,9 @@ def test_refuses_a_hostile_archive(tmp_path, kind):
         'train2017/x:y',
         'train2017/..',
         'train2017/x.',
+        'train2017/x.jpg.part',
+        'train2017/con.jpg',
+        'train2017/NUL',
         'train2017/x\x00.jpg',
         'train2017/é.jpg',
         'x.jpg',
@@ -118,7 +122,7 @@ def test_refuses_names_that_are_not_plain(tmp_path, name):
         info = zipfile.ZipInfo('name')
         info.filename = info.orig_filename = name
         archive.writestr(info, b'x')
-    with pytest.raises(InputError, match='could lead out of the folder'):
+    with pytest.raises(InputError, match='something else to a file system'):
         Archive.local(path, folder='train2017')
 
 
@@ -165,8 +169,8 @@ def test_a_damaged_member_does_not_appear_and_harms_no_other(tmp_path):
     bad = list(coco.images['train2017'])[5]
     corrupt_member(coco.archive('train2017'), f'train2017/{bad}')
     archive = Archive.local(coco.archive('train2017'), folder='train2017')
-    damaged, _ = take(archive, tmp_path / 'out')
-    assert [member.name for member in damaged] == [bad]
+    broken, _ = take(archive, tmp_path / 'out')
+    assert [member.name for member in broken] == [bad]
     expected = {k: v for k, v in coco.images['train2017'].items() if k != bad}
     assert contents(tmp_path / 'out') == expected
 
@@ -189,9 +193,9 @@ def test_no_flipped_byte_gets_through(tmp_path, way):
         except InputError:
             refused += 1
             continue
-        damaged, _ = take(archive, out)
-        reported += bool(damaged)
-        lost = {member.name for member in damaged}
+        broken, _ = take(archive, out)
+        reported += bool(broken)
+        lost = {member.name for member in broken}
         for name, data in contents(out).items():
             # A flip in the table of contents can rename a file, never change one.
             assert name not in lost
@@ -209,10 +213,10 @@ def test_wrong_bytes_of_a_server_do_not_get_through(tmp_path, coco, fault):
         )
         archive = Archive.remote(file, folder='train2017')
         server.misbehave(Fault(fault, times=None))
-        damaged, _ = take(archive, tmp_path / 'out')
-    assert damaged
+        broken, _ = take(archive, tmp_path / 'out')
+    assert broken
     images = coco.images['train2017']
-    lost = {member.name for member in damaged}
+    lost = {member.name for member in broken}
     assert contents(tmp_path / 'out') == {
         name: data for name, data in images.items() if name not in lost
     }
@@ -231,10 +235,10 @@ def test_a_bomb_goes_off_in_a_small_space(tmp_path):
     assert member.size == 1000
     archive = Archive.local(path, folder='train2017')
     tracemalloc.start()
-    damaged, _ = take(archive, tmp_path / 'out')
+    broken, _ = take(archive, tmp_path / 'out')
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert damaged == [member]
+    assert broken == [member]
     assert peak < 5_000_000
     assert contents(tmp_path / 'out') == {}
 
@@ -254,8 +258,8 @@ def test_a_record_that_reaches_into_the_next_is_damaged(tmp_path):
     struct.pack_into('<I', content, table + 16, zlib.crc32(reach))
     path.write_bytes(content)
     archive = Archive.local(path, folder='train2017')
-    damaged, _ = take(archive, tmp_path / 'out')
-    assert [member.name for member in damaged] == ['a.jpg']
+    broken, _ = take(archive, tmp_path / 'out')
+    assert [member.name for member in broken] == ['a.jpg']
     assert contents(tmp_path / 'out') == {'b.jpg': b'b' * 100}
 
 
@@ -268,3 +272,89 @@ def test_runs_are_neighbours_up_to_a_limit(coco):
         assert len(group) == 1 or group[-1].end - group[0].start <= 5_000
     assert list(runs(members, limit=1)) == [[member] for member in members]
     assert list(runs([], limit=1)) == []
+
+
+@pytest.mark.parametrize('size', [0, 1, BLOCK - 1, BLOCK, BLOCK + 25, 3 * BLOCK + 60])
+@pytest.mark.parametrize('content', ['zeros', 'noise'])
+def test_deflated_members_of_any_length(tmp_path, size, content):
+    data = bytes(size) if content == 'zeros' else random.Random(0).randbytes(size)
+    path = tmp_path / 'x.zip'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('train2017/a.jpg', data)
+    broken, _ = take(Archive.local(path, folder='train2017'), tmp_path / 'out')
+    assert not broken
+    assert contents(tmp_path / 'out') == {'a.jpg': data}
+
+
+@pytest.mark.parametrize('tail', [b'', b'x', bytes(3 * BLOCK)])
+def test_bytes_behind_the_end_of_a_deflated_member_are_damage(tail):
+    packer = zlib.compressobj(wbits=-15)
+    packed = packer.compress(b'image') + packer.flush()
+    blocks = [packed, *(tail[i : i + BLOCK] for i in range(0, len(tail), BLOCK))]
+    inflated = archive_module._inflated(iter(blocks), zipfile.ZIP_DEFLATED)
+    if tail:
+        with pytest.raises(archive_module.Damaged):
+            list(inflated)
+    else:
+        assert b''.join(inflated) == b'image'
+    with pytest.raises(archive_module.Damaged):
+        list(archive_module._inflated(iter([packed[:-1]]), zipfile.ZIP_DEFLATED))
+
+
+def two_members(path):
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('train2017/a.jpg', b'a' * 100)
+        archive.writestr('train2017/b.jpg', b'b' * 100)
+    return bytearray(path.read_bytes())
+
+
+def test_members_at_one_place_are_refused(tmp_path):
+    path = tmp_path / 'x.zip'
+    content = two_members(path)
+    second = content.rindex(b'PK\x01\x02')
+    struct.pack_into('<I', content, second + 42, 5)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match='lies where it cannot'):
+        Archive.local(path, folder='train2017')
+
+
+def test_a_member_before_the_archive_is_refused(tmp_path):
+    path = tmp_path / 'x.zip'
+    content = two_members(path)
+    end = content.rindex(b'PK\x05\x06')
+    (start,) = struct.unpack_from('<I', content, end + 16)
+    struct.pack_into('<I', content, end + 16, start + 50)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match='lies where it cannot'):
+        Archive.local(path, folder='train2017')
+
+
+def test_a_table_of_contents_without_measure_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / 'x.zip'
+    two_members(path)
+    monkeypatch.setattr(archive_module, '_LARGEST_TABLE', 50)
+    with pytest.raises(InputError, match='absurdly large'):
+        Archive.local(path, folder='train2017')
+
+
+def test_members_are_sorted_by_their_places(tmp_path):
+    path = tmp_path / 'x.zip'
+    content = two_members(path)
+    first, second = content.index(b'PK\x01\x02'), content.rindex(b'PK\x01\x02')
+    end = content.rindex(b'PK\x05\x06')
+    table = content[second:end] + content[first:second]
+    path.write_bytes(content[:first] + table + content[end:])
+    archive = Archive.local(path, folder='train2017')
+    assert [member.name for member in archive.members] == ['a.jpg', 'b.jpg']
+    assert take(archive, tmp_path / 'out')[0] == []
+
+
+def test_damage_is_found_without_writing(tmp_path):
+    coco = make_small_coco(tmp_path, train=8, val=2)
+    bad = list(coco.images['train2017'])[5]
+    corrupt_member(coco.archive('train2017'), f'train2017/{bad}')
+    archive = Archive.local(coco.archive('train2017'), folder='train2017')
+    counts = []
+    found = damaged(archive, archive.members, on_bytes=counts.append)
+    assert [member.name for member in found] == [bad]
+    assert sum(counts) == archive.members[-1].end - archive.members[0].start

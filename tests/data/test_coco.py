@@ -1,5 +1,6 @@
 import errno
 import multiprocessing
+import os
 import random
 import shutil
 import sys
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from http_server import CocoServer, Fault
-from small_coco import HOSTILE, corrupt_member, make_small_coco
+from small_coco import HOSTILE, corrupt_member, make_small_coco, write_zip
 
 from sapiens_plugin.data import archive as archive_module
 from sapiens_plugin.data import free_space
@@ -20,9 +21,9 @@ from sapiens_plugin.errors import InputError
 
 NUM_TRAIN, NUM_VAL = 40, 10
 PARTS = (
-    ANNOTATIONS,
-    replace(VAL, images=NUM_VAL),
-    replace(TRAIN, images=NUM_TRAIN),
+    replace(ANNOTATIONS, size=None),
+    replace(VAL, images=NUM_VAL, size=None),
+    replace(TRAIN, images=NUM_TRAIN, size=None),
 )
 CONTENTS = 300 * NUM_TRAIN  # bytes that reading an archive's contents may cost
 QUICK = Patience(attempts=2, first_wait=0.01, silence=0.3)
@@ -37,7 +38,7 @@ def coco(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch):
     """Several requests for the small archives; no wait for other programs' files."""
-    monkeypatch.setattr('sapiens_plugin.data.coco._RUN', 10_000)
+    monkeypatch.setattr('sapiens_plugin.data.delivery._RUN', 10_000)
     monkeypatch.delattr('os.sync', raising=False)
 
 
@@ -154,7 +155,7 @@ def test_a_deleted_image_comes_back(server, tmp_path, coco):
 
 
 def test_several_connections_are_used(coco, tmp_path, monkeypatch):
-    monkeypatch.setattr('sapiens_plugin.data.coco._RUN', 1)
+    monkeypatch.setattr('sapiens_plugin.data.delivery._RUN', 1)
     with CocoServer(coco.root, latency=0.02) as server:
         fetch(server, tmp_path, connections=6)
         assert server.most_at_once == 6
@@ -182,9 +183,14 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize('times', [1, None], ids=['once', 'for good'])
 @pytest.mark.parametrize(
-    'path', ['annotations_trainval2017.zip', 'val2017.zip', 'train2017.zip']
+    ('path', 'times'),
+    [
+        ('train2017.zip', 1),
+        ('train2017.zip', None),
+        ('val2017.zip', None),
+        ('annotations_trainval2017.zip', None),
+    ],
 )
 @pytest.mark.parametrize('fault', FAULTS, ids=lambda f: f'{f.kind} {f.status}')
 def test_after_any_fault_a_second_call_finishes(
@@ -304,6 +310,69 @@ def test_keeps_archives_and_takes_from_them(server, tmp_path, coco):
     assert there(tmp_path) == wanted(coco)
 
 
+def test_archives_that_were_kept_stay(server, tmp_path, coco):
+    fetch(server, tmp_path, keep_archives=True)
+    (tmp_path / 'images/train2017' / next(iter(coco.images['train2017']))).unlink()
+    fetch(server, tmp_path)
+    assert (tmp_path / 'archives' / 'train2017.zip').exists()
+    assert there(tmp_path) == wanted(coco)
+
+
+def test_archives_can_be_kept_later(server, tmp_path, coco):
+    fetch(server, tmp_path)
+    fetch(server, tmp_path, keep_archives=True)
+    kept = tmp_path / 'archives' / 'train2017.zip'
+    assert kept.read_bytes() == coco.archive('train2017').read_bytes()
+
+
+def test_what_is_kept_is_right_in_all_its_files(tmp_path):
+    coco = make_small_coco(tmp_path / 'coco', train=NUM_TRAIN, val=NUM_VAL)
+    path = coco.archive('train2017')
+    good = path.read_bytes()
+    name = min(coco.images['train2017'].keys() - coco.with_keypoints['train2017'])
+    corrupt_member(path, f'train2017/{name}')
+    root = tmp_path / 'root'
+    choices = {'keypoints_only': True, 'keep_archives': True}
+    with CocoServer(coco.root) as server:
+        with pytest.raises(InputError, match=f'damaged in .*{name}'):
+            fetch(server, root, **choices)
+        assert not list((root / 'archives').glob('train2017.zip*'))
+        server.replace('zips/train2017.zip', good)
+        fetch(server, root, **choices)
+    assert (root / 'archives' / 'train2017.zip').read_bytes() == good
+
+
+def test_a_fetched_archive_that_is_damaged_is_fetched_anew(tmp_path):
+    coco = make_small_coco(tmp_path / 'coco', train=NUM_TRAIN, val=NUM_VAL)
+    path = coco.archive('val2017')
+    good = path.read_bytes()
+    corrupt_member(path, f'val2017/{next(iter(coco.images["val2017"]))}')
+    root = tmp_path / 'root'
+    with CocoServer(coco.root, ranges=False, etags=False) as server:
+        with pytest.raises(InputError, match='1 files arrive damaged'):
+            fetch(server, root)
+        server.replace('zips/val2017.zip', good)
+        fetch(server, root)
+    assert there(root) == wanted(coco)
+
+
+def test_a_page_of_text_gets_no_final_name(server, tmp_path):
+    server.ranges = False
+    server.replace('zips/train2017.zip', b'please log in')
+    with pytest.raises(InputError, match='not a whole zip archive'):
+        fetch(server, tmp_path)
+    assert not list((tmp_path / 'archives').glob('train2017.zip*'))
+
+
+def test_nothing_of_a_begun_archive_is_left(server, tmp_path):
+    server.misbehave(Fault('cut', path='train2017.zip', skip=1, after_bytes=9_000))
+    with pytest.raises(InputError):
+        fetch(server, tmp_path, keep_archives=True, patience=Patience(attempts=1))
+    assert list((tmp_path / 'archives').glob('train2017.zip.*.part'))
+    fetch(server, tmp_path)
+    assert notes(tmp_path) == NOTES | {'val2017.zip', 'annotations_trainval2017.zip'}
+
+
 def test_takes_archives_that_the_user_has(tmp_path, coco, server):
     mine = tmp_path / 'mine'
     mine.mkdir()
@@ -350,6 +419,97 @@ def test_copies_images_where_links_cannot_be(tmp_path, coco, server, monkeypatch
 def test_a_folder_that_is_not_there(server, tmp_path):
     with pytest.raises(InputError, match='is not a folder'):
         fetch(server, tmp_path, source=tmp_path / 'nowhere')
+
+
+def test_the_folder_of_images_can_be_named_itself(server, tmp_path, coco):
+    mine = tmp_path / 'mine'
+    mine.mkdir()
+    for name, data in coco.images['train2017'].items():
+        (mine / name).write_bytes(data)
+    lines = fetch(server, tmp_path / 'root', source=mine)
+    assert f'train2017: {NUM_TRAIN} files from {mine}' in lines
+    assert server.sent('train2017.zip') < CONTENTS
+
+
+def test_links_are_followed(server, tmp_path, coco):
+    mine, store = tmp_path / 'mine' / 'train2017', tmp_path / 'mine' / 'store'
+    mine.mkdir(parents=True)
+    store.mkdir()
+    for name, data in coco.images['train2017'].items():
+        (store / name).write_bytes(data)
+        (mine / name).symlink_to(f'../store/{name}')
+    fetch(server, tmp_path / 'root', source=tmp_path / 'mine')
+    assert there(tmp_path / 'root') == wanted(coco)
+    assert not any(path.is_symlink() for path in (tmp_path / 'root').rglob('*'))
+
+
+def test_a_link_to_nowhere_is_replaced(server, tmp_path, coco):
+    fetch(server, tmp_path)
+    image = tmp_path / 'images/train2017' / next(iter(coco.images['train2017']))
+    image.unlink()
+    image.symlink_to('nowhere')
+    fetch(server, tmp_path)
+    assert there(tmp_path) == wanted(coco)
+
+
+def test_a_file_of_the_user_is_not_written_through_a_link(tmp_path):
+    """A call is killed between giving a file its second name and its final one."""
+    coco = make_small_coco(tmp_path / 'coco', train=NUM_TRAIN, val=NUM_VAL)
+    name, data = next(iter(coco.images['train2017'].items()))
+    theirs = tmp_path / 'theirs.jpg'
+    theirs.write_bytes(data)
+    images = tmp_path / 'root' / 'images' / 'train2017'
+    images.mkdir(parents=True)
+    (images / f'{name}.part').hardlink_to(theirs)
+    corrupt_member(coco.archive('train2017'), f'train2017/{name}')
+    with CocoServer(coco.root) as server, pytest.raises(InputError):
+        fetch(server, tmp_path / 'root')
+    assert theirs.read_bytes() == data
+
+
+def test_a_damaged_archive_of_the_user_is_made_up_for(server, tmp_path, coco):
+    mine = tmp_path / 'mine'
+    mine.mkdir()
+    shutil.copy(coco.archive('train2017'), mine)
+    name = next(iter(coco.images['train2017']))
+    corrupt_member(mine / 'train2017.zip', f'train2017/{name}')
+    lines = fetch(server, tmp_path / 'root', source=mine)
+    assert there(tmp_path / 'root') == wanted(coco)
+    assert any(f'1 files arrive damaged from {mine}' in line for line in lines)
+    size = len(coco.images['train2017'][name])
+    assert server.sent('train2017.zip') < size + CONTENTS
+
+
+def test_archives_of_another_root_are_taken(server, tmp_path, coco):
+    fetch(server, tmp_path / 'a', keep_archives=True)
+    shutil.rmtree(tmp_path / 'a' / 'images')
+    before = len(server.seen())
+    fetch(server, tmp_path / 'b', source=tmp_path / 'a')
+    assert len(server.seen()) == before
+    assert there(tmp_path / 'b') == wanted(coco)
+
+
+@pytest.mark.parametrize('place', ['server', 'source'])
+def test_an_archive_of_another_size_is_not_the_published_one(
+    server, tmp_path, coco, place
+):
+    size = coco.archive('train2017').stat().st_size
+    parts = (*PARTS[:2], replace(PARTS[2], size=size))
+    fetch(server, tmp_path / 'root', parts=parts)
+    images = tmp_path / 'root/images/train2017'
+    (images / next(iter(coco.images['train2017']))).unlink()
+    other = {f'train2017/{k}': v + b'!' for k, v in coco.images['train2017'].items()}
+    mine = tmp_path / 'mine' / 'train2017.zip'
+    write_zip(mine, other.items())
+    if place == 'server':
+        server.replace('zips/train2017.zip', mine.read_bytes())
+        with pytest.raises(InputError, match='bytes, not the'):
+            fetch(server, tmp_path / 'root', parts=parts)
+        assert_nothing_wrong(tmp_path / 'root', coco)
+    else:
+        lines = fetch(server, tmp_path / 'root', parts=parts, source=mine.parent)
+        assert any('It is left alone' in line for line in lines)
+        assert there(tmp_path / 'root') == wanted(coco)
 
 
 def test_the_root_itself_can_be_the_source(server, tmp_path, coco):
@@ -411,6 +571,68 @@ def test_archives_that_stay_need_room_too(coco, tmp_path, monkeypatch):
             fetch(server, tmp_path, keep_archives=True, parts=parts)
         with room(monkeypatch, free=2 * archives):
             fetch(server, tmp_path, keep_archives=True, parts=parts)
+
+
+def test_what_is_linked_needs_no_room(server, tmp_path, coco, monkeypatch):
+    mine = tmp_path / 'mine'
+    for split, images in coco.images.items():
+        (mine / split).mkdir(parents=True)
+        for name, data in images.items():
+            (mine / split / name).write_bytes(data)
+    with room(monkeypatch, free=0):
+        fetch(server, tmp_path / 'root', source=mine, parts=PARTS[1:])
+
+
+def test_without_ranges_what_is_there_needs_no_room_again(coco, tmp_path, monkeypatch):
+    with CocoServer(coco.root) as server:
+        fetch(server, tmp_path)
+    name, data = next(iter(coco.images['train2017'].items()))
+    (tmp_path / 'images/train2017' / name).unlink()
+    needed = 2 * coco.archive('train2017').stat().st_size
+    needed -= sum(len(data) for data in coco.images['train2017'].values())
+    with CocoServer(coco.root, ranges=False) as server:
+        with room(monkeypatch, free=needed + len(data)):
+            fetch(server, tmp_path)
+    assert there(tmp_path) == wanted(coco)
+
+
+def test_what_has_arrived_of_an_archive_needs_no_room_again(
+    server, tmp_path, coco, monkeypatch
+):
+    part, size = PARTS[2], coco.archive('train2017').stat().st_size
+    order = {'keep_archives': True, 'parts': [part]}
+    server.misbehave(Fault('cut', path='train2017.zip', skip=1, after_bytes=9_000))
+    with pytest.raises(InputError):
+        fetch(server, tmp_path, **order, patience=Patience(attempts=1))
+    with room(monkeypatch, free=2 * size - 9_001):
+        with pytest.raises(InputError, match='COCO needs'):
+            fetch(server, tmp_path, **order)
+    with room(monkeypatch, free=2 * size - 9_000):
+        fetch(server, tmp_path, **order)
+
+
+def test_every_disk_is_asked_for_its_own(server, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        'sapiens_plugin.data.coco.require_space',
+        lambda path, count, what: asked.setdefault(path, count),
+    )
+    stat = type(tmp_path).stat
+
+    def on_two_disks(path, **kwargs):
+        found = stat(path, **kwargs)
+        if 'images' not in str(path):
+            return found
+        return os.stat_result((*found[:2], found.st_dev + 1, *found[3:]))
+
+    (tmp_path / 'images').mkdir()
+    monkeypatch.setattr(type(tmp_path), 'stat', on_two_disks)
+    fetch(server, tmp_path)
+    annotations, images = sorted(asked)
+    assert (annotations, images.parent) == (
+        tmp_path / 'annotations',
+        tmp_path / 'images',
+    )
 
 
 @pytest.mark.parametrize('error', [errno.ENOSPC, errno.EACCES])
@@ -478,6 +700,54 @@ def test_repair_reads_everything_again(server, tmp_path, coco):
     assert there(tmp_path) == wanted(coco)
 
 
+def test_repair_brings_what_was_chosen(server, tmp_path, coco):
+    fetch(server, tmp_path, keypoints_only=True)
+    (tmp_path / 'images/train2017' / min(coco.with_keypoints['train2017'])).unlink()
+    fetch(server, tmp_path, repair=True)
+    assert there(tmp_path) == wanted(coco, keypoints_only=True)
+
+
+@pytest.mark.parametrize('how', ['cut short', 'zeros', 'never there whole'])
+def test_annotations_that_are_broken_are_mended_first(server, tmp_path, coco, how):
+    path = tmp_path / 'annotations' / KEYPOINT_FILES[0]
+    if how == 'never there whole':
+        path.parent.mkdir()
+        path.write_bytes(b'{"images": [')
+    else:
+        fetch(server, tmp_path, keypoints_only=True)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-50] if how == 'cut short' else bytes(len(whole)))
+    lines = fetch(server, tmp_path, keypoints_only=True, repair=how == 'zeros')
+    assert there(tmp_path) == wanted(coco, keypoints_only=True)
+    assert any('not the published ones and will be replaced' in line for line in lines)
+
+
+def test_annotations_of_another_data_set(server, tmp_path, coco):
+    fetch(server, tmp_path, keypoints_only=True)
+    path = tmp_path / 'annotations' / KEYPOINT_FILES[0]
+    name = min(coco.with_keypoints['train2017']).encode()
+    path.write_bytes(path.read_bytes().replace(name, b'1' * 12 + b'.jpg'))
+    (tmp_path / 'images/train2017' / name.decode()).unlink()
+    with pytest.raises(InputError, match='do not belong together'):
+        fetch(server, tmp_path, keypoints_only=True)
+    fetch(server, tmp_path, keypoints_only=True, repair=True)
+    assert there(tmp_path) == wanted(coco, keypoints_only=True)
+
+
+def test_a_file_is_trusted_for_its_bytes_not_its_name(server, tmp_path, coco):
+    """What was sealed does not vouch for what another archive would bring."""
+    fetch(server, tmp_path)
+    index = tmp_path / 'archives' / 'val2017.index'
+    head, first, *rest = index.read_text().splitlines()
+    name, size, crc = first.split('\t')
+    wrong = f'{name}\t{size}\t{int(crc, 16) ^ 1:08x}'
+    index.write_text('\n'.join([head, wrong, *rest]) + '\n')
+    spoil(tmp_path / 'images/val2017' / name)
+    (tmp_path / 'images/val2017' / rest[0].split('\t')[0]).unlink()
+    fetch(server, tmp_path)
+    assert there(tmp_path) == wanted(coco)
+
+
 def test_a_damaged_note_costs_nothing_but_reading(server, tmp_path, coco):
     fetch(server, tmp_path)
     index = tmp_path / 'archives' / 'train2017.index'
@@ -495,8 +765,17 @@ def test_a_damaged_note_costs_nothing_but_reading(server, tmp_path, coco):
     assert index.read_bytes() == good
 
 
+def test_files_of_the_user_stay(server, tmp_path):
+    theirs = tmp_path / 'annotations' / 'my_labels.json.part'
+    theirs.parent.mkdir()
+    theirs.write_bytes(b'mine')
+    fetch(server, tmp_path)
+    assert theirs.read_bytes() == b'mine'
+
+
 def test_what_a_killed_call_was_writing_is_removed(server, tmp_path, coco):
-    leftover = tmp_path / 'images/train2017/000000000001.jpg.part'
+    name = next(iter(coco.images['train2017']))
+    leftover = tmp_path / 'images/train2017' / f'{name}.part'
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b'half')
     fetch(server, tmp_path)

@@ -10,9 +10,9 @@ from sapiens_plugin.data.coco_verify import verify
 
 NUM_TRAIN, NUM_VAL = 24, 8
 PARTS = (
-    ANNOTATIONS,
-    replace(VAL, images=NUM_VAL),
-    replace(TRAIN, images=NUM_TRAIN),
+    replace(ANNOTATIONS, size=None),
+    replace(VAL, images=NUM_VAL, size=None),
+    replace(TRAIN, images=NUM_TRAIN, size=None),
 )
 
 

@@ -15,7 +15,6 @@ from sapiens_plugin.data.transfer import (
     Stopped,
     download,
     part_of,
-    partial_size,
     whole_file,
 )
 from sapiens_plugin.errors import InputError
@@ -43,6 +42,10 @@ def remote(server, **patience):
     return RemoteFile(server.url + 'file.bin', connections=connections)
 
 
+def read(file, start, end):
+    return b''.join(file.stream(start, end))
+
+
 def nothing(count):
     pass
 
@@ -58,7 +61,7 @@ def test_looks_at_a_file(server):
     ('start', 'end'), [(0, len(DATA)), (1, 2), (BLOCK - 1, 2 * BLOCK + 1), (7, 7)]
 )
 def test_reads_a_part(server, start, end):
-    assert remote(server).read(start, end) == DATA[start:end]
+    assert read(remote(server), start, end) == DATA[start:end]
 
 
 MENDED = [
@@ -90,7 +93,7 @@ def name_of(fault):
 def test_goes_on_after_a_fault(server, fault):
     file = remote(server)
     server.misbehave(repeated(fault, times=2))
-    assert file.read(100, len(DATA) - 100) == DATA[100:-100]
+    assert read(file, 100, len(DATA) - 100) == DATA[100:-100]
 
 
 @pytest.mark.parametrize('fault', MENDED, ids=name_of)
@@ -98,13 +101,13 @@ def test_finds_out_about_a_file_after_a_fault(server, fault):
     server.misbehave(repeated(fault, times=1))
     file = remote(server)
     assert file.size == len(DATA)
-    assert file.read(0, len(DATA)) == DATA
+    assert read(file, 0, len(DATA)) == DATA
 
 
 def test_a_cut_costs_no_byte_twice(server):
     file = remote(server)
     server.misbehave(Fault('cut', after_bytes=BLOCK + 10))
-    assert file.read(0, len(DATA)) == DATA
+    assert read(file, 0, len(DATA)) == DATA
     first, second = server.seen()[1:]
     assert second.range == f'bytes={first.sent}-{len(DATA) - 1}'
 
@@ -113,7 +116,7 @@ def test_patience_begins_anew_with_every_byte(server):
     file = remote(server, attempts=2)
     cuts = 12
     server.misbehave(Fault('cut', after_bytes=len(DATA) // 20, times=cuts))
-    assert file.read(0, len(DATA)) == DATA
+    assert read(file, 0, len(DATA)) == DATA
     assert len(server.seen()) == cuts + 2
 
 
@@ -121,14 +124,14 @@ def test_patience_ends(server):
     file = remote(server, attempts=4)
     server.misbehave(Fault('status', status=503, times=None))
     with pytest.raises(InputError, match=r'503.*4 attempts.*again to go on'):
-        file.read(0, len(DATA))
+        read(file, 0, len(DATA))
     assert len(server.seen()) == 5
 
 
 @pytest.mark.parametrize(
     ('fault', 'words'),
     [
-        (Fault('status', status=404), 'server says 404 Not Found.*--mirror.*--from'),
+        (Fault('status', status=404), 'server says 404 Not Found'),
         (Fault('status', status=403), 'server says 403'),
         (Fault('status', status=418), 'answered with 418'),
         (Fault('html'), 'web page: a login'),
@@ -142,7 +145,7 @@ def test_gives_up_at_once(server, fault, words):
     file = remote(server)
     server.misbehave(fault)
     with pytest.raises(InputError, match=words) as caught:
-        file.read(10, len(DATA))
+        read(file, 10, len(DATA))
     assert file.url in str(caught.value)
 
 
@@ -150,7 +153,7 @@ def test_a_changed_file_is_noticed_in_the_middle(server):
     file = remote(server)
     server.misbehave(Fault('cut', after_bytes=BLOCK), Fault('replace', data=DATA[::-1]))
     with pytest.raises(InputError, match='changed on the server'):
-        file.read(0, len(DATA))
+        read(file, 0, len(DATA))
 
 
 @pytest.mark.parametrize(
@@ -261,27 +264,33 @@ def test_a_second_download_goes_on(server, tmp_path, kept):
     file = remote(server, attempts=1)
     server.misbehave(Fault('cut', after_bytes=kept))
     path = tmp_path / 'x'
-    if kept < len(DATA):
-        with pytest.raises(InputError, match='What has arrived is kept'):
-            download(file, path, on_bytes=nothing)
-        assert not path.exists()
-    arrived = partial_size(path)
+    with pytest.raises(InputError, match='What has arrived is kept'):
+        download(file, path, on_bytes=nothing)
+    arrived = path.stat().st_size
     counts = []
     download(remote(server), path, on_bytes=counts.append)
     assert path.read_bytes() == DATA
     assert counts[0] == arrived
     if arrived:
         assert server.seen()[-1].range == f'bytes={arrived}-{len(DATA) - 1}'
-
-
-def test_another_version_is_not_mixed_in(server, tmp_path):
-    server.misbehave(Fault('cut', after_bytes=BLOCK + 5, skip=1))
-    path = tmp_path / 'x'
-    with pytest.raises(InputError):
-        download(remote(server, attempts=1), path, on_bytes=nothing)
-    server.replace('file.bin', DATA[::-1])
+    before = len(server.seen())
     download(remote(server), path, on_bytes=nothing)
-    assert path.read_bytes() == DATA[::-1]
+    assert len(server.seen()) == before + 1
+    assert path.read_bytes() == DATA
+
+
+def test_more_than_there_can_be_is_begun_anew(server, tmp_path):
+    path = tmp_path / 'x'
+    path.write_bytes(DATA + b'more')
+    download(remote(server), path, on_bytes=nothing)
+    assert path.read_bytes() == DATA
+
+
+def test_each_version_has_its_name(server):
+    first = remote(server).version
+    assert remote(server).version == first
+    server.replace('file.bin', DATA[::-1])
+    assert remote(server).version != first
 
 
 def test_without_ranges_a_file_comes_whole_or_from_its_start(tmp_path):
@@ -292,9 +301,44 @@ def test_without_ranges_a_file_comes_whole_or_from_its_start(tmp_path):
         server.misbehave(Fault('cut', after_bytes=BLOCK + 5))
         with pytest.raises(InputError, match='cannot go on in the middle'):
             download(file, path, on_bytes=nothing)
-        assert not path.exists()
         download(remote(server), path, on_bytes=nothing)
     assert path.read_bytes() == DATA
+
+
+def test_without_ranges_a_cut_before_the_first_byte_is_mended(tmp_path):
+    with CocoServer({'file.bin': DATA}, ranges=False) as server:
+        file = remote(server)
+        server.misbehave(Fault('cut', after_bytes=0))
+        download(file, tmp_path / 'x', on_bytes=nothing)
+    assert (tmp_path / 'x').read_bytes() == DATA
+
+
+def test_without_etags_another_size_is_noticed():
+    with CocoServer({'file.bin': DATA}, etags=False) as server:
+        file = remote(server)
+        server.replace('file.bin', DATA[:-1])
+        with pytest.raises(InputError, match='changed on the server'):
+            read(file, 0, len(DATA))
+
+
+def test_answers_that_keep_ending_early_end_the_patience(server):
+    file = remote(server, attempts=3)
+    server.misbehave(Fault('length too short', after_bytes=0, times=None))
+    with pytest.raises(InputError, match='3 attempts'):
+        read(file, 0, len(DATA))
+
+
+def test_certificates_that_are_not_there_are_said_at_once(server, monkeypatch):
+    monkeypatch.setenv('REQUESTS_CA_BUNDLE', 'nowhere.pem')
+    url = server.url.replace('http:', 'https:') + 'file.bin'
+    with pytest.raises(InputError, match=r'cannot be asked.*nowhere.pem'):
+        RemoteFile(url, connections=Connections(patience=Patience()))
+
+
+def test_a_proxy_that_wants_a_password_is_said_at_once(server):
+    server.misbehave(Fault('status', status=407))
+    with pytest.raises(InputError, match='proxy that wants a name and a password'):
+        remote(server)
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -309,6 +353,15 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
     with whole_file(path) as file:
         file.write(b'new')
     assert path.read_bytes() == b'new'
+
+
+def test_a_second_name_of_another_file_is_not_written_over(tmp_path):
+    theirs = tmp_path / 'theirs'
+    theirs.write_bytes(b'theirs')
+    part_of(tmp_path / 'x').hardlink_to(theirs)
+    with whole_file(tmp_path / 'x') as file:
+        file.write(b'ours')
+    assert theirs.read_bytes() == b'theirs'
 
 
 def test_a_proxy_of_the_environment_is_asked(server, monkeypatch):

@@ -20,8 +20,9 @@ SMALL = f"""
 import runpy, sys
 from dataclasses import replace
 from sapiens_plugin.data import coco_layout
-coco_layout.TRAIN = replace(coco_layout.TRAIN, images={NUM_TRAIN})
-coco_layout.VAL = replace(coco_layout.VAL, images={NUM_VAL})
+coco_layout.ANNOTATIONS = replace(coco_layout.ANNOTATIONS, size=None)
+coco_layout.TRAIN = replace(coco_layout.TRAIN, images={NUM_TRAIN}, size=None)
+coco_layout.VAL = replace(coco_layout.VAL, images={NUM_VAL}, size=None)
 sys.path.insert(0, {str(TOOL.parent)!r})
 sys.argv[0] = {str(TOOL)!r}
 runpy.run_path(sys.argv[0], run_name='__main__')
@@ -101,7 +102,7 @@ def test_brings_verifies_and_repairs(server, hub, coco, tmp_path):
     assert done.returncode == 1
     assert f'images/val2017/{name} is damaged' in done.stdout
     assert f'{BOXES_PATH} is missing' in done.stdout
-    assert 'tools/download_coco.py --repair' in done.stdout
+    assert f'tools/download_coco.py --root {tmp_path} --repair' in done.stdout
 
     assert call(server, hub, tmp_path, '--repair').returncode == 0
     assert call(None, None, tmp_path, '--verify').returncode == 0

@@ -72,6 +72,19 @@ bring(Order(**order, **dict.fromkeys(flags, True)))
 """
 
 
+# The tool as it is, but for archives that have other sizes than the published ones.
+TOOL = f"""
+import runpy, sys
+from dataclasses import replace
+from sapiens_plugin.data import coco_layout
+for name in ('ANNOTATIONS', 'TRAIN', 'VAL'):
+    setattr(coco_layout, name, replace(getattr(coco_layout, name), size=None))
+sys.path.insert(0, {str(REPO / 'tools')!r})
+sys.argv[0] = {str(REPO / 'tools' / 'download_coco.py')!r}
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
 def main() -> None:
     """Run the parts."""
     parser = argparse.ArgumentParser(
@@ -134,8 +147,7 @@ def measure_memory(folder: Path) -> dict:
     """Run the command line tool on as many images as COCO has."""
     apart(make_archives, folder / 'served', TRAIN, VAL, SMALL_IMAGE, 1)
     target = folder / 'target'
-    tool = [sys.executable, str(REPO / 'tools' / 'download_coco.py')]
-    tool += ['--root', str(target), '--no-detections']
+    tool = [sys.executable, '-c', TOOL, '--root', str(target), '--no-detections']
     figures = {}
     with served(folder / 'served', rate=None, latency=0) as server:
         for flags in ([], ['--keypoints-only'], ['--keep-archives']):

@@ -5,9 +5,10 @@
 # training process: 11 GB; with model.mode='exact', which gives the bits of ordinary
 # training, 21 GB.
 #
-# Time, estimated from arithmetic at 2 TFLOPS (a GTX 1650): 25 h an epoch of phase 1 and
-# 89 h an epoch of phase 2, so about a year. See sapiens1b_gtx1650_week.py for a job that
-# ends within a week. Validation takes 1 h, so it can come after every epoch.
+# Time, computed at 2 TFLOPS (a GTX 1650 Max-Q; `python3 tools/plan.py
+# configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq`): 26 h an epoch of phase 1 and 91 h an
+# epoch of phase 2, so more than a year. See sapiens1b_gtx1650_week.py for a job that ends
+# within a week. Validation takes 1 h, so it can come after every epoch.
 _base_ = ['_base_/two_phases.py', '_base_/coco.py', '_base_/streamed_pose.py']
 
 # Sizes of the codec are (width, height) in px, img_size is (height, width).
@@ -49,6 +50,8 @@ val_dataloader = dict(batch_size=8, dataset=dict(pipeline=val_pipeline))
 test_dataloader = dict(batch_size=8, dataset=dict(pipeline=val_pipeline))
 
 auto_scale_lr = dict(enable=False, base_batch_size=32)
+# A step takes a minute and more.
+default_hooks = dict(logger=dict(interval=10))
 custom_hooks = [
     *_base_.custom_hooks[:-1],
     dict(type='sapiens_plugin.StreamingHook'),

@@ -1,9 +1,15 @@
-# What a week (176 hours) of a GTX 1650 buys of Sapiens-1B: 256×192, the last 16 of 40
-# layers, 8 epochs.
+# What a week (176 hours) of a GTX 1650 Max-Q buys of Sapiens-1B: 256×192, the last 16 of
+# 40 layers, 8 epochs. As `tools/plan.py configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq
+# --within 176h` finds it.
 #
-# Estimated at 2 TFLOPS over COCO's 149.8 k persons: 1.1 TFLOP a crop, so 23 h an epoch
-# (11 h for the first, head only). Under layer decay the frozen layers would have
-# learned at 6% of the head's rate and less.
+# Computed at 2 TFLOPS over COCO's 149.8 k persons: 22 h an epoch (11.5 h for the first,
+# head only), 171 h in all, validations included; 163 h at least.
+#
+# Given up: pixels (0.44 of those of 384×288, where a week is over after 2 such epochs);
+# epochs (the published recipe has 210); and the first 24 layers, which keep their
+# pre-trained weights: under layer decay they would have learned at 6% of the head's rate
+# and less, and training them makes an epoch 1.8 times as long. What AP comes of it
+# nobody has shown.
 #
 # Host memory of the training process: 8 GB.
 _base_ = 'sapiens1b_gtx1650.py'

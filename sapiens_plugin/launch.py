@@ -49,7 +49,7 @@ def main(tool: str) -> None:
     # OpenMP threads that have nothing to do wait by spinning, and take the core that a
     # data-loading worker needs (benchmarks/openmp_wait.py). Read when torch is loaded.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-    _mend_coco_root()
+    mend_coco_root()
     try:
         stock = _load(stock_tool(f'{tool}.py'))
         args = stock.parse_args()
@@ -64,7 +64,7 @@ def main(tool: str) -> None:
         sys.exit(2)
 
 
-def _mend_coco_root() -> None:
+def mend_coco_root() -> None:
     """Write COCO_ROOT as MMEngine can put it into a config.
 
     It raises where a variable is set but empty, and takes backslashes for escapes.
@@ -144,8 +144,9 @@ def _check_dataset(dataset: Mapping) -> None:
         setup_checks.check_json_file(
             dataset.bbox_file,
             what='file of person detections',
-            way_out='Fetch it with `python3 tools/download_coco.py`, or test on ground-truth boxes: '
-            "--cfg-options test_dataloader.dataset.bbox_file=''",
+            way_out='Fetch it with `python3 tools/download_coco.py`, or test on '
+            'ground-truth boxes: --cfg-options '
+            "test_dataloader.dataset.bbox_file=''",
         )
     images = root / dataset.get('data_prefix', {}).get('img', '')
     setup_checks.check_image_directory(images, way_out=way_out)

@@ -34,8 +34,17 @@ HOOKS = Registry(
         'sapiens_plugin.engine.image_check_hook',
         'sapiens_plugin.engine.param_scheduler_hook',
         'sapiens_plugin.engine.phase_switch_hook',
+        'sapiens_plugin.engine.report_hook',
+        'sapiens_plugin.engine.status_hook',
         'sapiens_plugin.engine.streaming_hook',
+        'sapiens_plugin.engine.validation_pictures_hook',
     ],
+)
+LOG_PROCESSORS = Registry(
+    'log processor',
+    parent=root.LOG_PROCESSORS,
+    scope=_SCOPE,
+    locations=['sapiens_plugin.engine.status_log_processor'],
 )
 OPTIMIZERS = Registry(
     'optimizer',
@@ -69,4 +78,10 @@ TRANSFORMS = Registry(
         'sapiens_plugin.datasets.load_image',
         'sapiens_plugin.datasets.random_blur',
     ],
+)
+VISBACKENDS = Registry(
+    'visualization backend',
+    parent=root.VISBACKENDS,
+    scope=_SCOPE,
+    locations=['sapiens_plugin.engine.csv_vis_backend'],
 )

@@ -45,18 +45,28 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture
-def demo_config(demo, tmp_path):
-    """The demo's config on that data, with a smaller model and no randomness in data.
+def demo_config(make_demo_config, demo, tmp_path):
+    """The demo's config on that data, as make_demo_config makes it."""
+    return make_demo_config(demo, tmp_path / 'work')
+
+
+@pytest.fixture(scope='session')
+def make_demo_config():
+    """Make the demo's config with a smaller model and no randomness in data.
 
     Every process of every loader is this one, and pictures come in order and without
     augmentation, so that two runs can be compared bit for bit.
     """
+    return _make_demo_config
+
+
+def _make_demo_config(demo, work_dir: Path):
     from mmengine.config import Config
 
     cfg = Config.fromfile(REPO / 'configs' / 'sapiens_tiny_demo.py')
     cfg.merge_from_dict(
         {
-            'work_dir': str(tmp_path / 'work'),
+            'work_dir': str(work_dir),
             'model.backbone.arch': dict(
                 embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64
             ),

@@ -31,6 +31,9 @@ def job(demo_config, tmp_path) -> Path:
     (tmp_path / 'rank_dump.py').write_text(RANK_DUMP, encoding='utf-8')
     demo_config.custom_imports.imports.append('rank_dump')
     demo_config.custom_hooks.append(dict(type='mmengine.RankDump'))
+    demo_config.visualizer.vis_backends.append(
+        dict(type='sapiens_plugin.CsvVisBackend')
+    )
     demo_config.train_dataloader.batch_size = 4
     demo_config.train_dataloader.sampler.shuffle = True
     # 3 batches an epoch and process: the switch comes in the middle of a step.
@@ -73,8 +76,12 @@ def test_two_processes_train_and_test_like_one(job, repo, tmp_path):
     said = call('bash', repo / 'tools/dist_train.sh', job, 2, cwd=tmp_path)
     assert 'Phase 1 (head only) from epoch 1' in said
     assert 'Phase 2 (full fine-tuning) from epoch 2' in said
+    # One of them reports.
+    assert said.count(' | epoch 1/3 | step 3/3 | loss ') == 1
 
     work = tmp_path / 'work'
+    table = (work / 'metrics.csv').read_text(encoding='utf-8').splitlines()
+    assert len(table) == 1 + 3 * 3 + 1
     weights = {
         (rank, epoch): torch.load(work / f'rank_{rank}_epoch_{epoch}.pth')
         for rank in (0, 1)

@@ -6,6 +6,12 @@ custom_imports = dict(imports=['sapiens_plugin.registry'], allow_failed_imports=
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
+    # What the log line says of speed and of the time left; a bar on a terminal.
+    status=dict(type='sapiens_plugin.StatusHook'),
+    # Predicted and true poses of a few validation persons, for all backends below.
+    pictures=dict(type='sapiens_plugin.ValidationPicturesHook', count=8),
+    # report.html at the end, and the best validation's predictions for it.
+    report=dict(type='sapiens_plugin.ReportHook'),
     # Schedules count optimizer steps, not the micro-batches of accumulation.
     param_scheduler=dict(type='sapiens_plugin.OptimStepParamSchedulerHook'),
     # A checkpoint holds weights and both Adam moments: 12 bytes a parameter (14 GB at
@@ -38,12 +44,19 @@ custom_hooks = [
 vis_backends = [
     dict(type='LocalVisBackend'),
     dict(type='TensorboardVisBackend'),
+    dict(type='sapiens_plugin.CsvVisBackend'),  # WORK_DIR/metrics.csv
     # dict(type='WandbVisBackend'),  # Weights & Biases: pip install wandb
 ]
 visualizer = dict(
     type='PoseLocalVisualizer', vis_backends=vis_backends, name='visualizer'
 )
-log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True, num_digits=6)
+log_processor = dict(
+    type='sapiens_plugin.StatusLogProcessor',
+    window_size=50,
+    by_epoch=True,
+    num_digits=6,
+    mean_pattern='.*(loss|acc|time|grad_norm).*',
+)
 log_level = 'INFO'
 
 env_cfg = dict(

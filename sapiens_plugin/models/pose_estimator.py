@@ -16,6 +16,7 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import MODELS
 from sapiens_plugin.streaming import memory
 from sapiens_plugin.streaming.chain import Placement, StreamedChain
+from sapiens_plugin.streaming.modes import MODES
 from sapiens_plugin.streaming.precision import CHOICES as PRECISIONS
 from sapiens_plugin.streaming.precision import Precision, choose_precision
 from sapiens_plugin.streaming.randomness import mix
@@ -25,15 +26,6 @@ from sapiens_plugin.vit.model import patch_grid
 
 from .backbone import SapiensBackbone
 
-# What each mode keeps its numbers in (docs/streaming.md has the errors).
-MODES = {
-    'exact': dict(
-        boundary_dtype='float32', gradient_dtype='float32', moment_dtype='float32'
-    ),
-    'compact': dict(
-        boundary_dtype='float16', gradient_dtype='bfloat16', moment_dtype='int8'
-    ),
-}
 _CHOICES = dict(
     boundary_dtype=('float32', 'float16', 'bfloat16'),
     gradient_dtype=('float32', 'bfloat16'),
@@ -425,7 +417,12 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         return self.vram_budget or _free_memory(self.device)
 
     def memory_job(
-        self, batch: int, img_size: tuple[int, int], *, training: bool = True
+        self,
+        batch: int,
+        img_size: tuple[int, int],
+        *,
+        training: bool = True,
+        compute_dtype: torch.dtype | None = None,
     ) -> memory.Job:
         """Describe a step, in the present phase, to the memory model.
 
@@ -434,7 +431,9 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             img_size: Their (height, width) in px.
             training: Whether there is a backward; else the head takes the whole batch
                 at once.
+            compute_dtype: What it computes in; None: :attr:`precision`.
         """
+        compute_dtype = compute_dtype or self.precision.dtype
         stem, blocks, tail = _stages(self)
         stages = [stem, *blocks, tail]
         micro_batch = min(self.micro_batch, batch)
@@ -453,7 +452,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             return [features, [self.head.forward(f) for f in features]]
 
         def measure(run: Callable, x: Tensor) -> memory.StageWork:
-            return memory.measure_stage(run, x, compute_dtype=self.precision.dtype)
+            return memory.measure_stage(run, x, compute_dtype=compute_dtype)
 
         sizes = [sum(p.nbytes for p in stage.params) for stage in stages]
         pixels = img_size[0] * img_size[1]

@@ -73,3 +73,26 @@ def check_writable(path: str | Path, *, way_out: str) -> None:
             f'The directory {path.absolute()} cannot be written: '
             f'{error.strerror or error}. {way_out}'
         ) from None
+
+
+def check_can_write(path: str | Path, *, way_out: str) -> None:
+    """Check that a directory could be made and written, and leave nothing behind.
+
+    Raises:
+        InputError: It could not.
+    """
+    parent = existing_parent(path)
+    try:
+        with tempfile.TemporaryFile(dir=parent) as file:
+            file.write(b'\0')
+    except OSError as error:
+        raise InputError(
+            f'The directory {Path(path).absolute()} cannot be written: '
+            f'{error.strerror or error}. {way_out}'
+        ) from None
+
+
+def existing_parent(path: str | Path) -> Path:
+    """Return the nearest thing that exists: the path itself, or one above it."""
+    path = Path(path).absolute()
+    return next(place for place in (path, *path.parents) if place.exists())

@@ -45,19 +45,21 @@ class RunLog:
         """Return (epochs trained, value) of every validation record with ``name``."""
         return [(float(r['step']), r[name]) for r in self.validation if name in r]
 
-    def measured_seconds(self, first: int, last: int) -> list[tuple[int, float]]:
-        """Return (iterations, seconds an iteration) of epochs ``first`` to ``last``.
+    def seconds_per_iteration(self, first: int, last: int) -> float | None:
+        """Return the mean time of an iteration in epochs ``first`` to ``last``, s.
 
-        Epochs are counted from 1. A record's time is the mean over the iterations
-        before it, loading included, and stands for all since the previous record.
+        Epochs are counted from 1. A record's time is a mean, loading included; it
+        stands for the iterations of its epoch since the record before. None if nothing
+        of these epochs was logged.
         """
-        spans = []
-        before = 0
+        iterations = seconds = before = 0.0
         for record in self.train:
             if first <= record['epoch'] <= last and 'time' in record:
-                spans.append((record['iter'] - before, record['time']))
+                begin = max(before, (record['epoch'] - 1) * self.epoch_length)
+                iterations += record['iter'] - begin
+                seconds += (record['iter'] - begin) * record['time']
             before = record['iter']
-        return spans
+        return seconds / iterations if iterations else None
 
     @property
     def epoch_length(self) -> float:

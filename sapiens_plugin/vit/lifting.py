@@ -66,15 +66,8 @@ def load_backbone(vit: SapiensViT, path: str | Path) -> LiftReport:
     """
     path = Path(path)
     file = open_weights(path)
-    tensors = _backbone_part(file)
-    has_cls = 'cls_token' in tensors
-    if not vit.num_extra_tokens:
-        tensors.pop('cls_token', None)
+    tensors, source_grid = _match(vit, file, path)
     target = vit.state_dict()
-    _check_size(vit, tensors, path)
-    _check_names(tensors, target, path)
-    source_grid = _grid_of(tensors['pos_embed'], has_cls, vit.grid, path)
-
     with torch.no_grad():
         for name, tensor in tensors.items():
             value = tensor.read()
@@ -85,6 +78,36 @@ def load_backbone(vit: SapiensViT, path: str | Path) -> LiftReport:
     return LiftReport(
         path, len(tensors), len(file) - len(tensors), source_grid, vit.grid
     )
+
+
+def check_backbone(vit: SapiensViT, path: str | Path) -> None:
+    """Check, by names and shapes alone, that a file can be lifted into a backbone.
+
+    No value is read: a file of any size takes about as long as a small one. So damage
+    inside a tensor is not found.
+
+    Args:
+        vit: A backbone as the file should fill it; it may be on the meta device.
+        path: As :func:`load_backbone` takes it.
+
+    Raises:
+        InputError: As :func:`load_backbone`.
+    """
+    path = Path(path)
+    _match(vit, open_weights(path), path)
+
+
+def _match(
+    vit: SapiensViT, file: Mapping[str, LazyTensor], path: Path
+) -> tuple[dict[str, LazyTensor], tuple[int, int]]:
+    """Return what goes into a backbone, and the patch grid its positions are for."""
+    tensors = _backbone_part(file)
+    has_cls = 'cls_token' in tensors
+    if not vit.num_extra_tokens:
+        tensors.pop('cls_token', None)
+    _check_size(vit, tensors, path)
+    _check_names(tensors, vit.state_dict(), path)
+    return tensors, _grid_of(tensors['pos_embed'], has_cls, vit.grid, path)
 
 
 def _backbone_part(file: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:

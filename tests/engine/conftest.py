@@ -6,7 +6,7 @@ import pytest
 _names = itertools.count()
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def make_runner():
     """Build a stock Runner from a config, under a name of its own."""
     from mmengine.config import Config
@@ -14,7 +14,7 @@ def make_runner():
 
     def make(cfg: Config, *extra_hooks) -> Runner:
         cfg = copy.deepcopy(cfg)
-        cfg.experiment_name = f'test_{next(_names)}'
+        cfg.experiment_name = cfg.visualizer.name = f'test_{next(_names)}'
         runner = Runner.from_cfg(cfg)
         for hook in extra_hooks:
             runner.register_hook(hook, 'LOWEST')

@@ -115,3 +115,32 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
 def test_a_directory_without_a_training_is_named(tmp_path):
     with pytest.raises(InputError, match='has no training log'):
         read_run_log(tmp_path / 'nothing')
+
+
+def test_starts_are_those_whose_records_are_left(tmp_path):
+    """From scratch; resumed after epoch 2; resumed after epoch 1, in its place."""
+    for stamp, epochs in (('1', (1, 2)), ('2', (3,)), ('3', (2, 3)), ('4', (4,))):
+        lines = [train(100 * epoch, epoch=epoch, loss=1.0) for epoch in epochs]
+        write_start(tmp_path, stamp, lines)
+    starts = read_run_log(tmp_path).starts
+    assert [(s.folder.name, s.epochs_before) for s in starts] == [
+        ('1', 0),
+        ('3', 1),
+        ('4', 3),
+    ]
+
+
+def test_the_time_of_an_iteration_is_the_mean_over_those_of_the_epochs(tmp_path):
+    """100 iterations an epoch, of which the last 20 are not logged."""
+    lines = [
+        train(40, epoch=1, loss=1.0) | {'time': 1.0},
+        train(80, epoch=1, loss=1.0) | {'time': 2.0},
+        train(140, epoch=2, loss=1.0) | {'time': 5.0},
+        train(160, epoch=2, loss=1.0) | {'time': 8.0},
+    ]
+    write_start(tmp_path, '20260101_000000', lines)
+    log = read_run_log(tmp_path)
+    assert log.seconds_per_iteration(1, 1) == pytest.approx(1.5)
+    assert log.seconds_per_iteration(2, 2) == pytest.approx((40 * 5 + 20 * 8) / 60)
+    assert log.seconds_per_iteration(1, 2) == pytest.approx((80 * 1.5 + 360) / 140)
+    assert log.seconds_per_iteration(3, 9) is None

@@ -1,0 +1,311 @@
+"""Reads a config into the plain numbers that planning works with.
+
+Registers nothing; importing it imports the MM packages.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+import sapiens_plugin.registry  # noqa: F401  (makes the names known)
+from sapiens_plugin.data.annotations import keypoint_images
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.launch import mend_coco_root
+from sapiens_plugin.planning.job import (
+    Checkpoints,
+    HeadShape,
+    Persons,
+    Streaming,
+    TrainingJob,
+)
+from sapiens_plugin.streaming import memory
+from sapiens_plugin.streaming.modes import MODES
+from sapiens_plugin.vit.architectures import get_architecture
+from sapiens_plugin.vit.model import patch_grid
+
+# COCO 2017 as published: persons that keypoint jobs train and validate on.
+COCO_PERSONS = dict(train=149_813, val=6_352)
+# Boxes of COCO_val2017_detections_AP_H_70_person.json, about.
+COCO_DETECTIONS = 104_000
+
+
+def load_config(path: str | Path, options: Mapping | None = None) -> Config:
+    """Load a config file.
+
+    Raises:
+        InputError: It is not there, or is no config.
+    """
+    if not Path(path).is_file():
+        raise InputError(
+            f'The config {path} does not exist. The shipped ones are in configs/ of '
+            'the sapiens_plugin repository.'
+        )
+    mend_coco_root()
+    try:
+        # MMEngine prints which variables it put in, where others want JSON.
+        with contextlib.redirect_stdout(io.StringIO()):
+            cfg = Config.fromfile(path)
+    except (SyntaxError, NameError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f'{path} cannot be read as a config: {type(error).__name__}: {error}'
+        ) from error
+    cfg.merge_from_dict(dict(options or {}))
+    return cfg
+
+
+def read_job(cfg: Config, *, persons: Persons | None = None) -> TrainingJob:
+    """Read a training job.
+
+    Args:
+        cfg: A config.
+        persons: The data set; None counts the persons of the config's own files.
+
+    Raises:
+        InputError: The config is not a Sapiens pose job, or a value is out of its
+            range.
+    """
+    name = Path(cfg.filename or 'config').stem
+    try:
+        return _read(cfg, name, persons)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise InputError(
+            f'The config {name} is not a Sapiens training job: {error} is missing or '
+            'of another kind. Start from one of configs/ with model.backbone.type='
+            "'sapiens_plugin.SapiensBackbone'."
+        ) from error
+
+
+def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
+    backbone = cfg.model.backbone
+    if backbone.type.rpartition('.')[2] != 'SapiensBackbone':
+        raise InputError(
+            f'The config {name} is not a Sapiens job: its backbone is {backbone.type}. '
+            "Planning knows model.backbone.type='sapiens_plugin.SapiensBackbone'."
+        )
+    streamed = cfg.model.type.rpartition('.')[2] == 'StreamedTopdownPoseEstimator'
+    loader = cfg.train_dataloader
+    batch = _positive(loader.batch_size, f'{name}: train_dataloader.batch_size')
+    flips = [h for h in cfg.get('custom_hooks', []) if _is(h, 'FlipTestHook')]
+    flip = cfg.model.get('test_cfg', {}).get('flip_test', False)
+    warmups = [
+        h.get('warmup_epochs', 10)
+        for h in cfg.get('custom_hooks', [])
+        if _is(h, 'PhaseSwitchHook')
+    ]
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
+    patch_grid(*backbone.img_size)
+    return TrainingJob(
+        name=name,
+        arch=get_architecture(backbone.arch),
+        img_size=tuple(backbone.img_size),
+        extra_tokens=int(backbone.get('with_cls_token', False)),
+        head=_head(cfg.model.head),
+        batch=batch,
+        accumulation=_positive(
+            cfg.optim_wrapper.get('accumulative_counts', 1),
+            f'{name}: optim_wrapper.accumulative_counts',
+        ),
+        micro_batch=min(cfg.model.get('micro_batch', 2), batch) if streamed else batch,
+        streaming=_streaming(cfg.model) if streamed else None,
+        precision=(
+            cfg.model.get('precision', 'auto')
+            if streamed
+            else _unstreamed_precision(cfg.optim_wrapper)
+        ),
+        with_cp=backbone.get('with_cp', False),
+        frozen_stages=backbone.get('frozen_stages', -1),
+        warmup_epochs=max(warmups, default=0),
+        max_epochs=_positive(cfg.train_cfg.max_epochs, f'{name}: train_cfg.max_epochs'),
+        val_interval=_positive(
+            cfg.train_cfg.get('val_interval', 1), f'{name}: train_cfg.val_interval'
+        ),
+        val_batch=_positive(
+            cfg.val_dataloader.batch_size, f'{name}: val_dataloader.batch_size'
+        ),
+        test_batch=_positive(
+            cfg.test_dataloader.batch_size, f'{name}: test_dataloader.batch_size'
+        ),
+        val_flip=flips[0].get('val', False) if flips else flip,
+        test_flip=flips[0].get('test', True) if flips else flip,
+        workers=loader.get('num_workers', 0),
+        checkpoints=Checkpoints(
+            interval=_positive(
+                checkpoint.get('interval', 1),
+                f'{name}: default_hooks.checkpoint.interval',
+            ),
+            kept=checkpoint.get('max_keep_ckpts', -1),
+            best=bool(checkpoint.get('save_best')),
+            last=checkpoint.get('save_last', True),
+        ),
+        persons=persons or count_persons(cfg),
+    )
+
+
+def _is(hook: Mapping, name: str) -> bool:
+    return hook['type'].rpartition('.')[2] == name
+
+
+def _positive(value: object, name: str) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f'{name}={value!r} should be a whole number from 1 on.')
+    return value
+
+
+def _head(head: Mapping) -> HeadShape:
+    deconv = tuple(head.get('deconv_out_channels', (256, 256, 256)) or ())
+    conv = tuple(head.get('conv_out_channels') or ())
+    return HeadShape(
+        deconv_channels=deconv,
+        deconv_kernels=tuple(head.get('deconv_kernel_sizes', (4, 4, 4))[: len(deconv)]),
+        conv_channels=conv,
+        conv_kernels=tuple(head.get('conv_kernel_sizes') or ())[: len(conv)],
+        keypoints=head.out_channels,
+    )
+
+
+def _streaming(model: Mapping) -> Streaming:
+    mode = model.get('mode', 'compact')
+    if mode not in MODES:
+        raise InputError(f"model.mode={mode!r} is not 'exact' or 'compact'.")
+    given = {name: model.get(name) or value for name, value in MODES[mode].items()}
+    return Streaming(**given, vram_budget=model.get('vram_budget'))
+
+
+def _unstreamed_precision(optim_wrapper: Mapping) -> str:
+    if optim_wrapper.get('type', 'OptimWrapper') != 'AmpOptimWrapper':
+        return 'float32'
+    return optim_wrapper.get('dtype') or 'float16'
+
+
+def count_persons(cfg: Config) -> Persons:
+    """Count the persons of a config's data sets, or take COCO's published numbers.
+
+    Raises:
+        InputError: A file that is there cannot be read, or has nobody to train on.
+    """
+    notes: list[str] = []
+
+    def count(split: str) -> int:
+        path = _annotation_file(cfg[f'{split}_dataloader'].dataset)
+        published = COCO_PERSONS['train' if split == 'train' else 'val']
+        if path is None or not path.is_file():
+            notes.append(
+                f'{path.name if path else f"The {split} set"} is not there to be '
+                f"counted: COCO's {published:,} persons are taken."
+            )
+            return published
+        number = sum(keypoint_images(path).values())
+        if number == 0:
+            raise InputError(
+                f'{path} has no person with keypoints and a box: there is nothing to '
+                'plan. `python3 tools/check_dataset.py ANNOTATIONS IMAGES` says why.'
+            )
+        return number
+
+    train, val = count('train'), count('val')
+    test = cfg.test_dataloader.dataset
+    boxes = test.get('bbox_file')
+    if not boxes:
+        same = _annotation_file(test) == _annotation_file(cfg.val_dataloader.dataset)
+        return Persons(
+            train=train, val=val, test=val if same else count('test'), notes=(*notes,)
+        )
+    if Path(boxes).is_file():
+        return Persons(train=train, val=val, test=_count_boxes(boxes), notes=(*notes,))
+    notes.append(
+        f'{Path(boxes).name} is not there to be counted: about {COCO_DETECTIONS:,} '
+        'boxes are taken.'
+    )
+    return Persons(train=train, val=val, test=COCO_DETECTIONS, notes=(*notes,))
+
+
+def _annotation_file(dataset: Mapping) -> Path | None:
+    if 'ann_file' not in dataset:
+        return None  # a wrapper of other data sets
+    return Path(dataset.get('data_root') or '.', dataset.ann_file)
+
+
+def _count_boxes(path: str) -> int:
+    try:
+        boxes = json.loads(Path(path).read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise InputError(
+            f'The file of person detections {path} is not JSON: {error}. Fetch it with '
+            '`python3 tools/download_coco.py`.'
+        ) from error
+    if not boxes:
+        raise InputError(f'The file of person detections {path} holds no boxes.')
+    return len(boxes)
+
+
+def stage_measurer(cfg: Config):
+    """Return what describes passes of a config's jobs to the memory model.
+
+    It builds the model on the meta device, where weights take no memory. Jobs may
+    differ from the config in what :class:`TrainingJob` says of the model.
+    """
+    init_default_scope('mmpose')
+    template = cfg.model.copy()
+
+    @cache
+    def built(arch, img_size, frozen_stages, boundary_dtype, gradient_dtype):
+        from mmpose.registry import MODELS
+
+        backbone = {
+            **template.backbone,
+            **dict(arch=asdict(arch), img_size=img_size, frozen_stages=frozen_stages),
+            **dict(with_cp=False, init_cfg=None),
+        }
+        with torch.device('meta'):
+            return MODELS.build(
+                dict(
+                    type='sapiens_plugin.StreamedTopdownPoseEstimator',
+                    boundary_dtype=boundary_dtype,
+                    gradient_dtype=gradient_dtype,
+                    data_preprocessor=template.get('data_preprocessor'),
+                    backbone=backbone,
+                    neck=template.get('neck'),
+                    head=dict(template.head, in_channels=arch.embed_dims),
+                )
+            )
+
+    @cache
+    def measured(model_args, batch, micro_batch, warmup, training, dtype) -> memory.Job:
+        model = built(*model_args)
+        model.micro_batch = micro_batch
+        model.backbone.set_frozen(warmup)
+        img_size = model_args[1]
+        return model.memory_job(batch, img_size, training=training, compute_dtype=dtype)
+
+    def measure(
+        job: TrainingJob, *, warmup: bool, training: bool, dtype: torch.dtype
+    ) -> memory.Job:
+        batch = job.batch if training else job.test_batch
+        # Stages are the same however many blocks are frozen: measured once.
+        depth, frozen = job.arch.num_layers, job.frozen_stages
+        some = not warmup and 0 < frozen < depth
+        streaming = job.streaming
+        dtypes = (
+            (streaming.boundary_dtype, streaming.gradient_dtype)
+            if streaming
+            else ('float32', 'float32')
+        )
+        seen = measured(
+            (job.arch, job.img_size, 0 if some else frozen, *dtypes),
+            batch,
+            min(job.micro_batch, batch) if streaming else batch,
+            warmup,
+            training,
+            dtype,
+        )
+        return replace(seen, first_trainable=frozen + 1) if some else seen
+
+    return measure

@@ -1,0 +1,214 @@
+"""How much memory and disk a job takes.
+
+Streamed jobs are counted by :mod:`sapiens_plugin.streaming.memory`, as they count
+themselves. For the others, which hold everything on the GPU, a closed form stands
+around the same measured stages.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from sapiens_plugin.streaming import memory
+from sapiens_plugin.streaming.memory import MIB
+from sapiens_plugin.streaming.moments import moment_bytes
+
+from .job import TrainingJob
+
+CONTEXT = 450 * MIB
+"""A CUDA context: users report 290 to 450 MB, by driver and card."""
+
+PROGRAM = int(1.3e9)
+"""Bytes of the training process itself, with COCO's annotations (measured)."""
+
+WORKER = int(0.1e9)
+"""Bytes that a loader's worker has for itself, on Linux (measured)."""
+
+_WORKSPACE = 32 * MIB
+_FRAGMENTATION = 0.1  # of all else, where no layout is planned to the MiB
+_SHARE_OF_FREE = 0.9  # as in StreamedTopdownPoseEstimator
+_FLOAT = 4  # bytes
+
+# Describes a pass of a job to the memory model: in the warm-up or after it, a training
+# step or a test batch, computing in some type. It builds the model, without weights.
+Measure = Callable[..., memory.Job]
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """The device memory of a pass.
+
+    Attributes:
+        parts: Bytes by name.
+        layout: How a streamed pass uses them, else None.
+        job: The pass, as the memory model sees it.
+    """
+
+    parts: dict[str, int]
+    layout: memory.Layout | None
+    job: memory.Job
+
+    @property
+    def total(self) -> int:
+        """The sum of all parts, the context included."""
+        return sum(self.parts.values())
+
+    @property
+    def recomputed_blocks(self) -> int:
+        """Blocks of a streamed training step that are computed again in backward."""
+        if self.layout is None:
+            return 0
+        blocks = self.job.trainable_blocks
+        last = blocks % self.layout.spacing or self.layout.spacing
+        return max(blocks - last, 0)
+
+
+def device_use(
+    job: TrainingJob,
+    measure: Measure,
+    *,
+    warmup: bool,
+    training: bool,
+    dtype: torch.dtype,
+    vram_mib: int | None,
+) -> DeviceUse:
+    """Return what a training step or a test batch takes of the device.
+
+    Args:
+        job: The job.
+        measure: Measures its stages.
+        warmup: Whether the head trains alone.
+        training: A step, or else a test batch.
+        dtype: What matrix products are computed in.
+        vram_mib: What the card has, for streamed jobs without a budget; None: a CPU.
+
+    Raises:
+        InputError: A streamed job's budget is too small.
+    """
+    seen = measure(job, warmup=warmup, training=training, dtype=dtype)
+    if job.streaming is None:
+        return DeviceUse(_resident(job, seen, training, dtype), None, seen)
+    budget = job.streaming.vram_budget
+    if budget is None and vram_mib is not None:
+        budget = int(_SHARE_OF_FREE * (vram_mib - CONTEXT // MIB))
+    if budget is None:  # a CPU, where weights stay in place
+        layout = memory.Layout(spacing=1, slots=seen.num_blocks)
+    else:
+        layout = memory.plan_layout(seen, budget_mib=budget, training=training)
+    predict = memory.training_memory if training else memory.inference_memory
+    use = predict(seen, layout)
+    parts = dict(
+        context=CONTEXT,
+        weights=use.weights,
+        gradients=use.gradients + use.leaving_gradients,
+        boundaries=use.boundaries,
+        working_set=use.inputs + use.activations + use.work,
+        workspace=use.workspace + use.fragmentation,
+    )
+    return DeviceUse(parts, layout, seen)
+
+
+def trained_parameters(seen: memory.Job, job: TrainingJob) -> int:
+    """Return how many parameters take gradients in a pass."""
+    blocks = max(seen.trainable_blocks, 0) * seen.block_bytes
+    stem = seen.stem_bytes if seen.first_trainable == 0 else 0
+    # The last norm trains with the backbone: not in the warm-up, nor where all of the
+    # backbone is frozen.
+    alone = seen.first_trainable > seen.num_blocks
+    norm = 2 * job.arch.embed_dims * _FLOAT if alone else 0
+    return (stem + blocks + seen.tail_bytes - norm) // _FLOAT
+
+
+def all_parameters(seen: memory.Job) -> int:
+    """Return how many parameters the model has."""
+    blocks = seen.num_blocks * seen.block_bytes
+    return (seen.stem_bytes + blocks + seen.tail_bytes) // _FLOAT
+
+
+def _resident(
+    job: TrainingJob, seen: memory.Job, training: bool, dtype: torch.dtype
+) -> dict[str, int]:
+    """Count a pass with everything on the device; AdamW, perhaps under autocast."""
+    total, trained = all_parameters(seen), trained_parameters(seen, job)
+    blocks = seen.trainable_blocks if training else 0
+    tokens = seen.batch * seen.token_bytes
+    gradients = moments = boundaries = update = 0
+    if not training:
+        work = max(seen.stem.forward, seen.block.forward, seen.tail.forward)
+    else:
+        gradients, moments = _FLOAT * trained, 2 * _FLOAT * trained
+        update = _FLOAT * trained  # AdamW's roots, of all parameters at once
+        boundaries = blocks * (tokens if job.with_cp else seen.block.saved)
+        last = seen.block.peak - (0 if job.with_cp else seen.block.saved)
+        work = max(seen.tail.peak, last if blocks else seen.block.forward)
+        if job.with_cp and dtype != torch.float32:
+            boundaries += dtype.itemsize * blocks * seen.block_bytes // _FLOAT
+    # The update comes when the activations are gone.
+    working_set = seen.batch * seen.input_bytes + 2 * tokens + work
+    parts = dict(
+        context=CONTEXT,
+        weights=_FLOAT * total,
+        gradients=gradients,
+        moments=moments,
+        boundaries=boundaries,
+        working_set=max(working_set, update - boundaries),
+        workspace=_WORKSPACE,
+    )
+    gaps = int(_FRAGMENTATION * (boundaries + parts['working_set']))
+    return parts | dict(workspace=_WORKSPACE + gaps)
+
+
+def host_use(job: TrainingJob, use: DeviceUse, *, on_cpu: bool) -> dict[str, int]:
+    """Return what training takes of the host's memory, bytes by name.
+
+    Args:
+        job: The job.
+        use: Its larger phase.
+        on_cpu: Whether the host computes as well, and so holds what a GPU would.
+    """
+    parts = dict(program=PROGRAM, workers=job.workers * WORKER)
+    total = all_parameters(use.job)
+    if job.streaming is None:
+        parts['weights'] = _FLOAT * total  # as loaded, before they go to the GPU
+        if on_cpu:
+            parts |= _without_context(use.parts)
+        return parts
+    host = memory.host_memory(
+        num_params=total,
+        num_trainable=trained_parameters(use.job, job),
+        gradient_dtype=getattr(torch, job.streaming.gradient_dtype),
+        moment_dtype=job.streaming.moment_dtype,
+        boundary_bytes=memory.host_boundary_bytes(use.job, use.layout),
+    )
+    parts |= vars(host)
+    if on_cpu and job.streaming.vram_budget is not None:
+        parts['in_place_of_a_gpu'] = sum(_without_context(use.parts).values())
+    return parts
+
+
+def _without_context(parts: dict[str, int]) -> dict[str, int]:
+    return {name: size for name, size in parts.items() if name != 'context'}
+
+
+def disk_use(job: TrainingJob, use: DeviceUse) -> dict[str, int]:
+    """Return what checkpoints take of the disk at most, bytes by name.
+
+    A checkpoint holds the weights and the moments of what trains; the best one the
+    weights. A new one is written whole before an old one goes.
+    """
+    plan = job.checkpoints
+    weights = _FLOAT * all_parameters(use.job)
+    trained = trained_parameters(use.job, job)
+    dtype = job.streaming.moment_dtype if job.streaming else 'float32'
+    full = weights + moment_bytes(trained, dtype)
+    written = job.max_epochs // plan.interval
+    written += plan.last and job.max_epochs % plan.interval > 0
+    kept = min(written, plan.kept) if plan.kept > 0 else written
+    best = weights if plan.best else 0
+    return dict(
+        checkpoints=kept * full,
+        best=best,
+        # MMEngine removes an old checkpoint first, but where it keeps one alone.
+        being_written=max(best, full if plan.kept == 1 else 0),
+    )

@@ -1,0 +1,284 @@
+"""Does this machine do: its GPU, its memory, its processors?"""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import psutil
+import torch
+
+from sapiens_plugin.data.free_space import gigabytes
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.streaming.memory import MIB
+from sapiens_plugin.streaming.precision import choose_precision
+
+from .footprint import PROGRAM
+from .gpu_probe import (
+    CUDA_BUILD,
+    MIN_DRIVER,
+    NvidiaGpu,
+    cuda_fault,
+    cuda_torch,
+    driver_fault,
+    nvidia_gpus,
+)
+from .setup_job import SetupJob
+from .setup_report import Check, Commands
+
+_SHARED_MEMORY = Path('/dev/shm')  # where loaders of PyTorch hand batches over on Linux
+_RESERVE = int(0.5 * 2**30)  # left to the rest of the system, as StreamingHook does
+_WITHOUT_GPU = (
+    'none found. Without one: the demo, the tests, planning, bringing and checking data'
+)
+
+
+def check_hardware(job: SetupJob | None, commands: Commands) -> list[Check]:
+    """Look at the GPU, at both memories, and at the processors."""
+    gpus = nvidia_gpus()
+    checks = check_gpu(gpus, commands)
+    works = not any(check.status == 'fail' for check in checks) and _cuda_is_there()
+    if works:
+        free, total = (size // MIB for size in torch.cuda.mem_get_info(0))
+        checks.append(check_gpu_memory(free, total, job, commands))
+    elif gpus:
+        gpu = gpus[0]
+        checks.append(check_gpu_memory(gpu.free_mib, gpu.total_mib, job, commands))
+    checks.append(check_precision(torch.device('cuda' if works else 'cpu'), job))
+    checks.append(
+        check_host_memory(
+            psutil.virtual_memory().available, job, commands, on_gpu=works
+        )
+    )
+    checks.append(check_workers(num_cores(), job, commands))
+    if _SHARED_MEMORY.is_dir():
+        free = shutil.disk_usage(_SHARED_MEMORY).free
+        checks.append(check_shared_memory(free, job, commands))
+    return checks
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not on Windows and macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_gpu(gpus: list[NvidiaGpu], commands: Commands) -> list[Check]:
+    """Check that PyTorch can use the GPU, if there is one.
+
+    Args:
+        gpus: What the driver knows.
+        commands: Those of this checkout.
+    """
+    version = torch.__version__
+    build = f'built for CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'
+    pytorch = f'{version} ({build})'
+    if not gpus and not _cuda_is_there():
+        fault = driver_fault()
+        if fault is None:
+            gpu = Check('GPU', 'warn', _WITHOUT_GPU)
+        else:
+            mend = 'reinstall the driver: https://www.nvidia.com/drivers'
+            gpu = Check('GPU', 'warn', f'its driver does not answer: {fault}', mend)
+        return [gpu, Check('PyTorch', 'ok', f'{pytorch}, computing on the CPU')]
+
+    if gpus:
+        more = f' and {len(gpus) - 1} more' if gpus[1:] else ''
+        name = f'{gpus[0].name}, driver {gpus[0].driver}{more}'
+    else:  # a container without the driver's tool
+        name = torch.cuda.get_device_name(0)
+    gpu = Check('GPU', 'ok', name)
+    if torch.version.cuda is None and not _cuda_is_there():
+        detail = f'{version} was built without CUDA: the GPU would stay idle'
+        mend = commands.pip(*cuda_torch(version))
+        return [gpu, Check('PyTorch', 'fail', detail, mend)]
+    fault = cuda_fault()
+    if fault is None:
+        return [gpu, Check('PyTorch', 'ok', pytorch)]
+    return [
+        gpu,
+        Check(
+            'PyTorch',
+            'fail',
+            f'{pytorch} cannot use the GPU: {fault}',
+            _way_to_cuda(gpus, commands),
+        ),
+    ]
+
+
+def _cuda_is_there() -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # an old driver is warned of, and reported here
+        return torch.cuda.is_available()
+
+
+def _way_to_cuda(gpus: list[NvidiaGpu], commands: Commands) -> str:
+    if 'CUDA_VISIBLE_DEVICES' in os.environ:
+        return (
+            'correct CUDA_VISIBLE_DEVICES='
+            f'{os.environ["CUDA_VISIBLE_DEVICES"]}, or unset it'
+        )
+    major = gpus[0].driver.partition('.')[0] if gpus else ''
+    if major.isdecimal() and int(major) < MIN_DRIVER:
+        return (
+            f'install driver {MIN_DRIVER} or newer, which {CUDA_BUILD} needs: '
+            'https://www.nvidia.com/drivers'
+        )
+    return commands.pip(
+        '--force-reinstall', '--no-deps', *cuda_torch(torch.__version__)
+    )
+
+
+def check_gpu_memory(
+    free: int, total: int, job: SetupJob | None, commands: Commands
+) -> Check:
+    """Compare a GPU's free memory with what the job says of itself.
+
+    Args:
+        free: MiB that are free.
+        total: MiB in all.
+        job: The job, or None.
+        commands: Those of this checkout.
+    """
+    found = f'{free:,} of {total:,} MiB free'
+    if job is None:
+        return Check('GPU memory', 'ok', found)
+    if job.streaming is not None and job.streaming.vram_budget is None:
+        return Check('GPU memory', 'ok', f'{found}; the job takes what there is')
+    if job.streaming is not None:
+        needed = job.streaming.vram_budget
+        detail = f'{found}; the job may take {needed:,} (model.vram_budget)'
+        way_out = f'model.vram_budget={int(0.9 * free)}'
+        mend = 'close other programs that use it, or: ' + commands.tool(
+            'train.py', job.config, '--cfg-options', way_out
+        )
+    else:
+        needed = job.resident_bytes // MIB
+        detail = (
+            f'{found}; weights, gradients and moments take {needed:,}, before '
+            'activations'
+        )
+        mend = 'take a config that streams: configs/sapiens1b_gtx1650.py'
+    if needed <= free:
+        return Check('GPU memory', 'ok', detail)
+    return Check('GPU memory', 'fail', detail, mend)
+
+
+def check_precision(device: torch.device, job: SetupJob | None) -> Check:
+    """Say what matrix products will be computed in, and why.
+
+    On a GPU this is measured, as the job will do it.
+    """
+    requested = 'auto' if job is None else job.precision
+    if device.type == 'cpu' and requested != 'float32':
+        return Check(
+            'precision', 'ok', f'{requested}; what suits a GPU is measured on one'
+        )
+    try:
+        reason = choose_precision(device, requested).reason
+    except InputError as error:
+        setting = 'model.precision' if job.streaming else 'optim_wrapper.dtype'
+        return Check('precision', 'fail', str(error), f'change {setting}')
+    return Check('precision', 'ok', reason.rstrip('.'))
+
+
+def check_host_memory(
+    available: int, job: SetupJob | None, commands: Commands, *, on_gpu: bool
+) -> Check:
+    """Compare free host memory with what training keeps in it.
+
+    Args:
+        available: Bytes that can be had.
+        job: The job, or None.
+        commands: Those of this checkout.
+        on_gpu: Whether a GPU computes; else its share lies in host memory as well.
+    """
+    found = f'{gigabytes(available)} free'
+    if job is None:
+        return Check('host memory', 'ok', found)
+    beside = PROGRAM + _RESERVE
+    if job.streaming is None:
+        kept = 4 * job.num_params if on_gpu else job.resident_bytes
+        detail = f'{found}; the job takes {gigabytes(kept + beside)}'
+        if not on_gpu:
+            detail += ', before activations'
+        if kept + beside <= available:
+            return Check('host memory', 'ok', detail)
+        mend = 'close other programs, or take a smaller model'
+        return Check('host memory', 'fail', detail, mend)
+
+    if not on_gpu:
+        beside += (job.streaming.vram_budget or 0) * MIB
+    least = job.streamed_memory().total + beside
+    most = job.streamed_memory(boundary_bytes=job.boundary_bytes).total + beside
+    detail = f'{found}; the job takes {gigabytes(least)}'
+    if most <= available:
+        return Check('host memory', 'ok', f'{detail} to {gigabytes(most)}')
+    if least <= available:
+        return Check(
+            'host memory',
+            'warn',
+            f'{detail} to {gigabytes(most)}, by how the GPU lays it out; the job '
+            'decides before it loads anything',
+        )
+    mend = _narrower(available - beside, job, commands)
+    return Check('host memory', 'fail', detail, mend)
+
+
+def _narrower(available: int, job: SetupJob, commands: Commands) -> str:
+    """Name the widest setting that fits, as StreamingHook does."""
+    for setting, dtypes in (
+        ('model.moment_dtype=bfloat16', dict(moment_dtype='bfloat16')),
+        ('model.moment_dtype=int8', dict(moment_dtype='int8')),
+        ('model.mode=compact', dict(moment_dtype='int8', gradient_dtype='bfloat16')),
+    ):
+        if job.streamed_memory(**dtypes).total <= available:
+            return commands.tool('train.py', job.config, '--cfg-options', setting)
+    return (
+        'close other programs, train fewer layers (model.backbone.frozen_stages), or '
+        'take a smaller model'
+    )
+
+
+def check_workers(cores: int, job: SetupJob | None, commands: Commands) -> Check:
+    """Compare loader processes with the cores that this process may use."""
+    found = 'one core' if cores == 1 else f'{cores} cores'
+    if job is None or not job.loaders:
+        return Check('processors', 'ok', found)
+    loader = max(job.loaders, key=lambda loader: loader.workers)
+    detail = f'{found}; the {loader.split} loader starts {loader.workers} workers'
+    if loader.workers <= cores:
+        return Check('processors', 'ok', detail)
+    option = f'{loader.split}_dataloader.num_workers={cores}'
+    mend = commands.tool('train.py', job.config, '--cfg-options', option)
+    return Check('processors', 'warn', detail, mend)
+
+
+def check_shared_memory(free: int, job: SetupJob | None, commands: Commands) -> Check:
+    """Compare shared memory with what loader processes put there.
+
+    Args:
+        free: Bytes that are free.
+        job: The job, or None.
+        commands: Those of this checkout.
+    """
+    found = f'{gigabytes(free)} free in {_SHARED_MEMORY}'
+    busy = [loader for loader in job.loaders if loader.workers] if job else []
+    if not busy:
+        return Check('shared memory', 'ok', found)
+    loader = max(busy, key=lambda loader: loader.shared_bytes)
+    detail = (
+        f'{found}; the {loader.split} loader fills up to '
+        f'{gigabytes(loader.shared_bytes)}'
+    )
+    if loader.shared_bytes <= free:
+        return Check('shared memory', 'ok', detail)
+    option = f'{loader.split}_dataloader.num_workers=0'
+    mend = commands.tool(
+        'train.py', job.config, '--cfg-options', option,
+        f'{loader.split}_dataloader.persistent_workers=False',
+    )  # fmt: skip
+    return Check(
+        'shared memory', 'fail', detail, f'docker run --shm-size=1g …, or: {mend}'
+    )

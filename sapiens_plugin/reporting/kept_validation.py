@@ -1,0 +1,74 @@
+"""The predictions of a run's best validation, kept for its report."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sapiens_plugin.errors import InputError
+
+FILE_NAME = 'best_validation.json'
+
+
+@dataclass(frozen=True)
+class KeptValidation:
+    """A validation with what it takes to evaluate it once more.
+
+    Attributes:
+        epoch: How many epochs were trained before it.
+        seconds: How long it took.
+        metrics: Its numbers, such as ``coco/AP``.
+        annotations: The COCO keypoint file that it compared with.
+        images: The folder that the file's names are relative to.
+        keypoints: Their names.
+        sigmas: How far apart people place each of them, as COCO's OKS takes it.
+        skeleton: Pairs of keypoint indices to join when they are drawn.
+        results: The predictions in COCO's results form: ``image_id``,
+            ``category_id``, ``keypoints`` ``[x, y, score, …]`` in px, ``score`` and,
+            of a detection, its ``bbox``.
+    """
+
+    epoch: int
+    seconds: float
+    metrics: dict[str, float]
+    annotations: str
+    images: str
+    keypoints: list[str]
+    sigmas: list[float]
+    skeleton: list[list[int]]
+    results: list[dict]
+
+    def write(self, work_dir: Path) -> None:
+        """Write it into a work directory, whole, in the place of an earlier one."""
+        path = Path(work_dir, FILE_NAME)
+        part = path.with_suffix('.part')
+        part.write_text(json.dumps(asdict(self)), encoding='utf-8')
+        part.replace(path)
+
+
+def read_kept_validation(work_dir: Path) -> KeptValidation | None:
+    """Read what was kept in a work directory; None if nothing was.
+
+    Raises:
+        InputError: The file is there and is something else.
+    """
+    path = Path(work_dir, FILE_NAME)
+    if not path.is_file():
+        return None
+    try:
+        kept = KeptValidation(**json.loads(path.read_text(encoding='utf-8')))
+        count = len(kept.keypoints)
+        whole = len(kept.sigmas) == count and all(
+            len(result['keypoints']) == 3 * count and 'image_id' in result
+            for result in kept.results
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f'{path} does not hold a validation ({error}). Delete it; the next '
+            'validation of the run writes it anew.'
+        ) from error
+    if not whole:
+        raise InputError(
+            f'{path} has predictions with other keypoints than it names. Delete it; '
+            'the next validation of the run writes it anew.'
+        )
+    return kept

@@ -1,0 +1,190 @@
+"""The sections of a report about a run's best validation."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.reporting.charts import bar
+from sapiens_plugin.reporting.kept_validation import FILE_NAME, KeptValidation
+from sapiens_plugin.reporting.keypoint_ap import (
+    COCO_SIZES,
+    FAR,
+    FINE_SIZES,
+    Evaluation,
+    Person,
+    Precision,
+)
+from sapiens_plugin.reporting.markup import Markup, element, join
+from sapiens_plugin.reporting.person_picture import person_picture
+from sapiens_plugin.reporting.report_parts import missing, table
+
+_BEST, _WORST = 6, 12  # persons shown; one learns more from the worst
+_HEADINGS = (
+    'Best and worst persons of the best validation',
+    'AP by keypoint',
+    'AP by size of the person',
+)
+
+
+def validation_sections(
+    kept: KeptValidation | None,
+) -> list[tuple[str, Markup]]:
+    """Return headings and contents; without predictions, what is missing and why."""
+    try:
+        if kept is None:
+            raise InputError(
+                f'No {FILE_NAME} lies in the work directory. ReportHook keeps the '
+                "predictions of a run's best validation there; this run had no such "
+                'validation, or its job no such hook.'
+            )
+        evaluation = Evaluation(
+            _read_annotations(kept.annotations), kept.results, sigmas=kept.sigmas
+        )
+        contents = (
+            _persons(kept, evaluation),
+            _by_keypoint(kept, evaluation),
+            _by_size(evaluation),
+        )
+    except InputError as error:
+        why = missing(f'Nothing to show here. {error}')
+        return [('Persons, keypoints and sizes', why)]
+    return list(zip(_HEADINGS, contents, strict=True))
+
+
+def _read_annotations(path: str) -> dict:
+    try:
+        dataset = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f'The annotations that the validation compared with cannot be read: {path} '
+            f'({error}).'
+        ) from error
+    if not isinstance(dataset, dict):
+        raise InputError(f'{path} holds no COCO annotations.')
+    return dataset
+
+
+def _persons(kept: KeptValidation, evaluation: Evaluation) -> Markup:
+    persons = sorted(evaluation.matched(), key=lambda person: person.oks)
+    names = {image['id']: image['file_name'] for image in evaluation.images}
+    worst = persons[:_WORST]
+    # Nobody is shown twice.
+    best = persons[: len(worst) - 1 : -1][:_BEST]
+
+    def gallery(group: Sequence[Person]) -> Markup:
+        figures = (_person(p, names[p.annotation['image_id']], kept) for p in group)
+        return element('div', *figures, class_='people')
+
+    return join(
+        element(
+            'p',
+            f'Of {len(persons):,} persons, those whose predictions are nearest to and '
+            'farthest from the truth, by object keypoint similarity (OKS, 0 to 1). '
+            f'Validation after epoch {kept.epoch}. ',
+            element('span', class_='key true'),
+            ' annotated, ',
+            element('span', class_='key predicted'),
+            ' predicted, labelled keypoints only.',
+        ),
+        element('h3', 'Best'),
+        gallery(best),
+        element('h3', 'Worst'),
+        gallery(worst),
+    )
+
+
+def _person(person: Person, file_name: str, kept: KeptValidation) -> Markup:
+    labelled = person.annotation['num_keypoints']
+    description = (
+        f'Person {person.annotation["id"]} in {file_name}, with {labelled} annotated '
+        f'keypoints and those predicted. OKS {person.oks:.2f}.'
+    )
+    try:
+        picture = person_picture(
+            person,
+            Path(kept.images, file_name),
+            names=kept.keypoints,
+            skeleton=kept.skeleton,
+            description=description,
+        )
+    except OSError:
+        picture = missing(f'The image cannot be read: {Path(kept.images, file_name)}')
+    unmatched = ', no prediction left' if person.prediction is None else ''
+    return element(
+        'figure',
+        picture,
+        element(
+            'figcaption',
+            element('b', f'OKS {person.oks:.2f}'),
+            element('span', f'{labelled} keypoints{unmatched}'),
+            element('span', file_name),
+        ),
+    )
+
+
+def _by_keypoint(kept: KeptValidation, evaluation: Evaluation) -> Markup:
+    found = evaluation.by_keypoint()
+    rows = [
+        (name.replace('_', ' '), *_cells(precision), f'{sigma:.3f}')
+        for name, precision, sigma in zip(
+            kept.keypoints, found, kept.sigmas, strict=True
+        )
+    ]
+    whole = evaluation.overall()
+    return join(
+        element(
+            'p',
+            'COCO evaluated for persons who consist of one keypoint alone: AP is the '
+            'mean over OKS thresholds .50 to .95, with the sigma of the keypoint and '
+            'the area of the person, ranked by the score of the person. Persons in '
+            'whom it is not labelled are ignored. These are no parts of the AP of '
+            'whole '
+            f'persons, which is {whole.ap:.3f} here.',
+        ),
+        table(
+            ('Keypoint', 'AP, 0 to 1', 'AP', 'AP .50', 'AR', 'Persons', 'Sigma'),
+            rows,
+            caption=f'AP by keypoint, after epoch {kept.epoch}',
+            numbers=True,
+        ),
+    )
+
+
+def _by_size(evaluation: Evaluation) -> Markup:
+    names = [f'COCO {name}: ' for name in ('medium', 'large')]
+    names += [''] * len(FINE_SIZES)
+    sizes = (*COCO_SIZES, *FINE_SIZES)
+    rows = [
+        (name + _size_name(size), *_cells(precision))
+        for name, size, precision in zip(
+            names, sizes, evaluation.by_size(sizes), strict=True
+        )
+        if precision.persons
+    ]
+    return table(
+        ('Size', 'AP, 0 to 1', 'AP', 'AP .50', 'AR', 'Persons'),
+        rows,
+        caption='AP by the square root of the area of a person in the photograph, px: '
+        'the two sizes of COCO, then a finer split',
+        numbers=True,
+    )
+
+
+def _cells(precision: Precision) -> tuple[object, ...]:
+    if not precision.persons:
+        return ('', '–', '–', '–', '0')
+    return (
+        bar(precision.ap),
+        f'{precision.ap:.3f}',
+        f'{precision.ap50:.3f}',
+        f'{precision.ar:.3f}',
+        f'{precision.persons:,}',
+    )
+
+
+def _size_name(size: tuple[float, float]) -> str:
+    low, high = size
+    if low == 0:
+        return f'below {high:g} px'
+    return f'from {low:g} px' if high >= FAR else f'{low}–{high} px'

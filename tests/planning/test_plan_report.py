@@ -1,0 +1,74 @@
+"""What people and programs are given."""
+
+import json
+
+import pytest
+
+from sapiens_plugin.planning.alternatives import Alternative
+from sapiens_plugin.planning.cards import get_card
+from sapiens_plugin.planning.plan import make_plan
+from sapiens_plugin.planning.plan_report import as_dict, as_text
+
+
+@pytest.fixture
+def planned(shipped):
+    planned = shipped('sapiens1b_gtx1650')
+    card = get_card('gtx1650-maxq')
+    plan = make_plan(planned.job, card, planned.measure)
+    other = make_plan(planned.job.changed(max_epochs=11), card, planned.measure)
+    return plan, [Alternative('11 epochs', 'one of ' + 'very ' * 40 + 'many', other)]
+
+
+def test_json_has_the_promised_keys(planned):
+    plan, alternatives = planned
+    found = json.loads(json.dumps(as_dict(plan, alternatives)))
+    assert found.keys() >= {
+        'vram_peak_mib', 'host_ram_gib', 'disk_gib', 'phases', 'validation_hours',
+        'total_hours', 'floor_hours', 'alternatives',
+    }  # fmt: skip
+    for phase in found['phases']:
+        assert phase.keys() >= {
+            'name', 'epochs', 'tflop_per_step', 'seconds_per_step', 'hours_per_epoch',
+            'hours',
+        }  # fmt: skip
+        assert phase['vram_parts_mib'].keys() == {
+            'context', 'weights', 'gradients', 'boundaries', 'working_set', 'workspace'
+        }  # fmt: skip
+        parts = sum(phase['vram_parts_mib'].values())
+        assert parts <= phase['vram_peak_mib'] < parts + 1
+        hours = phase['seconds_per_step'] * phase['steps_per_epoch'] / 3600
+        assert phase['hours_per_epoch'] == pytest.approx(hours)
+        assert phase['hours'] == pytest.approx(hours * phase['epochs'])
+    assert found['vram_peak_mib'] == max(p['vram_peak_mib'] for p in found['phases'])
+    assert found['vram_peak_mib'] <= 3937 and found['fits']
+    hours = sum(phase['hours'] for phase in found['phases'])
+    assert found['total_hours'] == pytest.approx(hours + found['validation_hours'])
+    assert found['floor_hours'] <= found['total_hours']
+    for unit in ('host_ram', 'disk'):
+        parts = found[f'{unit}_parts_gib'].values()
+        assert sum(parts) == pytest.approx(found[f'{unit}_gib'])
+    (alternative,) = found['alternatives']
+    assert alternative['name'] == '11 epochs' and alternative['fits']
+    assert alternative['total_hours'] < found['total_hours']
+    assert found['computed_not_measured'] is True
+
+
+def test_the_text_is_for_80_columns_and_says_what_it_is(planned):
+    plan, alternatives = planned
+    text = as_text(plan, alternatives)
+    assert max(map(len, text.splitlines())) <= 80
+    assert 'computed, not measured' in text.splitlines()[0]
+    for part in ('head alone', 'all layers', 'validation', 'at least, by arithmetic',
+                 'of 3,937: fits', 'context 450', 'Host memory', 'Disk',
+                 '11 epochs', 'very very', 'assumed'):  # fmt: skip
+        assert part in text, part
+
+
+def test_what_does_not_fit_is_marked(shipped):
+    planned = shipped('sapiens1b_a100')
+    card = get_card('gtx1650')
+    job = planned.job.changed(precision='float32')
+    plan = make_plan(job, card, planned.measure)
+    text = as_text(plan, [Alternative('same', 'all', plan)])
+    assert 'DOES NOT FIT' in text and '  does not fit' in text
+    assert not as_dict(plan, [])['fits']

@@ -1,0 +1,91 @@
+"""The command that plans."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sapiens_plugin.errors import InputError
+
+REPO = Path(__file__).resolve().parents[2]
+TOOL = REPO / 'tools' / 'plan.py'
+DEMO = REPO / 'configs' / 'sapiens_tiny_demo.py'
+
+
+@pytest.fixture
+def plan(monkeypatch, capsys):
+    """Runs the command in this process; returns what it prints."""
+    here = SimpleNamespace(enter_environment=lambda: None)
+    monkeypatch.setitem(sys.modules, 'bootstrap', here)
+    spec = importlib.util.spec_from_file_location('plan_tool', TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+
+    def plan(*arguments) -> str:
+        monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
+        capsys.readouterr()
+        tool.main()
+        return capsys.readouterr().out
+
+    return plan
+
+
+def test_a_plan_for_this_machine(plan, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    text = plan(DEMO)
+    assert text.startswith('sapiens_tiny_demo on cpu: computed, not measured')
+    assert 'measured now' in text
+    assert 'at least, by arithmetic' in text
+
+
+def test_a_search_writes_a_config_that_plans_alike(plan, tmp_path):
+    arguments = ('--gpu', 'gtx1650', '--json')
+    before = json.loads(plan(DEMO, *arguments))
+    limits = ('--within', f'{0.8 * before["total_hours"]:.6f}h', '--vram', '3937MiB')
+    path = tmp_path / 'found.py'
+    found = json.loads(plan(DEMO, *arguments, *limits, '--write', path))
+    assert found['total_hours'] <= 0.8 * before['total_hours']
+    assert found['vram_peak_mib'] <= 3937
+    again = json.loads(plan(path, *arguments))
+    for key in ('vram_peak_mib', 'host_ram_gib', 'total_hours', 'floor_hours'):
+        assert again[key] == found[key]
+    assert str(path) in plan(
+        *(DEMO, '--gpu', 'gtx1650', *limits, '--write', tmp_path / 'b' / 'found.py')
+    ).replace(str(tmp_path / 'b'), str(tmp_path))
+
+
+def test_wrong_input(plan, tmp_path):
+    empty = tmp_path / 'classifier.py'
+    empty.write_text("model = dict(type='Classifier')\n", encoding='utf-8')
+    for arguments, says in (
+        ([DEMO, '--within', 'soon'], '--within soon is not a time'),
+        ([DEMO, '--within', '7'], '--within 7 is not a time'),
+        ([DEMO, '--vram', '0GiB'], '--vram 0GiB is not a size'),
+        ([DEMO, '--write', 'x.py'], '--write needs a limit'),
+        ([empty, '--gpu', 'a100'], 'not a Sapiens training job'),
+        ([tmp_path / 'no.py'], 'no.py does not exist'),
+    ):
+        with pytest.raises(InputError, match=says):
+            plan(*arguments)
+
+
+def test_wrong_input_exits_with_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(TOOL), str(DEMO), '--gpu', 'gtx9000'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        encoding='utf-8',
+        timeout=120,
+        env={**os.environ, 'PYTHONIOENCODING': 'utf-8'},
+    )
+    assert done.returncode == 2
+    assert 'gtx9000 is not in the table' in done.stderr
+    assert 'Traceback' not in done.stderr and done.stdout == ''

@@ -1,0 +1,195 @@
+"""Look whether everything is in place for a job, before it starts."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from bootstrap import PYTHON, ROOT, BootstrapError, require_python, run, venv_python
+
+# Where nothing is installed, there is only this to say.
+_NOT_INSTALLED = 'the packages of this project are not installed'
+
+
+def _enter_environment() -> None:
+    """Go on in .venv, as it is: what is missing there is to be told, not installed."""
+    if importlib.util.find_spec('sapiens_plugin') is not None:
+        return
+    folder = ROOT / '.venv'
+    python = venv_python(folder)
+    if python.exists() and not Path(sys.prefix).samefile(folder):
+        sys.exit(run([str(python), *sys.argv], cwd=Path.cwd()))
+    detail = _NOT_INSTALLED
+    try:
+        require_python(sys.version_info[:3])
+    except BootstrapError as error:
+        detail = str(error)
+    mend = f'python3 {ROOT / "tools" / "bootstrap.py"}'
+    if '--json' in sys.argv:
+        check = dict(name='environment', status='fail', detail=detail, mend=mend)
+        check['group'] = 'Environment'
+        print(json.dumps(dict(ready=False, job=None, next=mend, checks=[check])))
+    else:
+        print(f'Not ready: {detail}. First: {mend}')
+    sys.exit(1)
+
+
+_enter_environment()
+
+import argparse  # noqa: E402  (only there in the environment, as what follows)
+
+import sapiens_plugin  # noqa: E402
+from sapiens_plugin.command import run as run_command  # noqa: E402
+from sapiens_plugin.errors import InputError  # noqa: E402
+from sapiens_plugin.planning import setup_packages  # noqa: E402
+from sapiens_plugin.planning.setup_report import (  # noqa: E402
+    Check,
+    Commands,
+    Report,
+    shorten,
+)
+
+EXAMPLES = """examples:
+  python3 tools/check_setup.py
+  python3 tools/check_setup.py configs/sapiens1b_gtx1650.py
+
+exits with 0 where all is ready, with 1 where something is to be mended, and with 2
+where the config cannot be read.
+"""
+# A config is a program, and may fail as one.
+_NO_CONFIG = (
+    *(SyntaxError, NameError, ImportError, OSError, RuntimeError),
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
+)
+
+
+def main() -> int:
+    """Look at everything; return 1 if something keeps the job from running."""
+    parser = argparse.ArgumentParser(
+        prog='tools/check_setup.py',
+        description='Look whether this machine is ready: Python and packages, GPU and '
+        'driver, memory, disk, and the weights, data and folders that a config names. '
+        'Installs, downloads and changes nothing; each line that says what is wrong '
+        'is followed by the command that mends it. Takes seconds.',
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'config',
+        nargs='?',
+        type=Path,
+        metavar='CONFIG',
+        help='the job; without one, only the environment and the machine',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='changes to the config, as tools/train.py takes them',
+    )
+    parser.add_argument('--json', action='store_true', help='write JSON for programs')
+    args = parser.parse_args()
+    started = time.monotonic()
+    report = look(args.config, args.cfg_options)
+    if args.json:
+        seconds = round(time.monotonic() - started, 2)
+        print(json.dumps(report.as_dict() | {'seconds': seconds}, indent=2))
+    else:
+        show(report)
+    return 0 if report.is_ready else 1
+
+
+def look(config: Path | None, options: list[str]) -> Report:
+    """Look at everything.
+
+    Raises:
+        InputError: The config cannot be read, or is no job for a Sapiens.
+    """
+    if config is not None and not config.is_file():
+        raise InputError(
+            f'The config {config} does not exist. The shipped ones are in '
+            f'{shorten(ROOT / "configs")}.'
+        )
+    commands = Commands(ROOT)
+    environment = [
+        setup_packages.check_python(PYTHON),
+        setup_packages.check_plugin(sapiens_plugin.__file__, commands),
+        *setup_packages.check_packages(commands),
+    ]
+    broken = [Check('all else', 'warn', 'comes when the packages above are in order')]
+    groups = {'Environment': environment, 'Machine and job': broken}
+    if setup_packages.is_complete(ROOT):
+        cfg = None if config is None else _read(config, options)
+        faults = setup_packages.check_imports(commands)
+        environment += faults
+        if not faults:
+            del groups['Machine and job']
+            groups |= _look_at_the_rest(cfg, config, commands)
+    if config is None:
+        return Report(groups, None, commands.tool('quickstart.py'))
+    changed = ['--cfg-options', *options] if options else []
+    return Report(groups, str(config), commands.tool('train.py', config, *changed))
+
+
+def _look_at_the_rest(
+    cfg: dict | None, config: Path | None, commands: Commands
+) -> dict[str, list[Check]]:
+    from sapiens_plugin.compat import allow_mmengine_checkpoints
+    from sapiens_plugin.planning.setup_data import check_job_files
+    from sapiens_plugin.planning.setup_hardware import check_hardware
+    from sapiens_plugin.planning.setup_job import read_setup_job
+
+    if cfg is None:
+        return {'Machine': check_hardware(None, commands)}
+    job = read_setup_job(cfg, config)
+    allow_mmengine_checkpoints()  # a .pth may be one
+    return {
+        'Machine': check_hardware(job, commands),
+        'Job': check_job_files(job, commands),
+    }
+
+
+def _read(config: Path, options: list[str]) -> dict:
+    """Read a config without importing what it names."""
+    from mmengine.config import Config, DictAction
+
+    from sapiens_plugin.launch import mend_coco_root
+
+    mend_coco_root()
+    reader = argparse.ArgumentParser()
+    reader.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # of COCO_ROOT
+            cfg = Config.fromfile(config, import_custom_modules=False)
+        changes = reader.parse_args(['--cfg-options', *options] if options else [])
+        cfg.merge_from_dict(changes.cfg_options)
+    except _NO_CONFIG as error:
+        raise InputError(
+            f'{config} cannot be read as a config: {type(error).__name__}: {error}'
+        ) from error
+    return cfg.to_dict()
+
+
+def show(report: Report) -> None:
+    """Print a report for a reader."""
+    stream = sys.stdout
+    try:
+        '✔✘→'.encode(stream.encoding)
+        plain = False
+    except (UnicodeEncodeError, LookupError):
+        plain = True
+    stream.reconfigure(errors='replace')  # paths may hold any letter
+    colour = stream.isatty() and 'NO_COLOR' not in os.environ
+    if os.name == 'nt':
+        colour = colour and 'WT_SESSION' in os.environ  # others may print the codes
+    for line in report.lines(plain=plain, colour=colour):
+        print(line)
+
+
+if __name__ == '__main__':
+    run_command('tools/check_setup.py', main)

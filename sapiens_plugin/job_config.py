@@ -27,7 +27,8 @@ from sapiens_plugin.planning.job import (
     TrainingJob,
 )
 from sapiens_plugin.streaming import memory
-from sapiens_plugin.streaming.modes import MODES
+from sapiens_plugin.streaming.modes import DTYPES, MODES
+from sapiens_plugin.streaming.precision import CHOICES as PRECISIONS
 from sapiens_plugin.vit.architectures import get_architecture
 from sapiens_plugin.vit.model import patch_grid
 
@@ -90,6 +91,12 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
             f'The config {name} is not a Sapiens job: its backbone is {backbone.type}. '
             "Planning knows model.backbone.type='sapiens_plugin.SapiensBackbone'."
         )
+    for loader in ('train', 'val', 'test'):
+        if not cfg.get(f'{loader}_dataloader'):
+            raise InputError(
+                f'The config {name} has no {loader}_dataloader. Planning counts '
+                'training, validation and test; give it one of the data set.'
+            )
     streamed = cfg.model.type.rpartition('.')[2] == 'StreamedTopdownPoseEstimator'
     loader = cfg.train_dataloader
     batch = _positive(loader.batch_size, f'{name}: train_dataloader.batch_size')
@@ -113,10 +120,10 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
             cfg.optim_wrapper.get('accumulative_counts', 1),
             f'{name}: optim_wrapper.accumulative_counts',
         ),
-        micro_batch=min(cfg.model.get('micro_batch', 2), batch) if streamed else batch,
+        micro_batch=_micro_batch(cfg.model, batch) if streamed else batch,
         streaming=_streaming(cfg.model) if streamed else None,
         precision=(
-            cfg.model.get('precision', 'auto')
+            _streamed_precision(cfg.model)
             if streamed
             else _unstreamed_precision(cfg.optim_wrapper)
         ),
@@ -127,6 +134,7 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
         val_interval=_positive(
             cfg.train_cfg.get('val_interval', 1), f'{name}: train_cfg.val_interval'
         ),
+        val_begin=cfg.train_cfg.get('val_begin', 1),
         val_batch=_positive(
             cfg.val_dataloader.batch_size, f'{name}: val_dataloader.batch_size'
         ),
@@ -135,12 +143,11 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
         ),
         val_flip=flips[0].get('val', False) if flips else flip,
         test_flip=flips[0].get('test', True) if flips else flip,
-        workers=loader.get('num_workers', 0),
+        workers=_positive(
+            loader.get('num_workers', 0), f'{name}: train_dataloader.num_workers', 0
+        ),
         checkpoints=Checkpoints(
-            interval=_positive(
-                checkpoint.get('interval', 1),
-                f'{name}: default_hooks.checkpoint.interval',
-            ),
+            interval=max(checkpoint.get('interval', -1), 0),
             kept=checkpoint.get('max_keep_ckpts', -1),
             best=bool(checkpoint.get('save_best')),
             last=checkpoint.get('save_last', True),
@@ -153,22 +160,35 @@ def _is(hook: Mapping, name: str) -> bool:
     return hook['type'].rpartition('.')[2] == name
 
 
-def _positive(value: object, name: str) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f'{name}={value!r} should be a whole number from 1 on.')
+def _positive(value: object, name: str, least: int = 1) -> int:
+    if not isinstance(value, int) or value < least:
+        raise InputError(f'{name}={value!r} should be a whole number from {least} on.')
     return value
+
+
+def _micro_batch(model: Mapping, batch: int) -> int:
+    return min(_positive(model.get('micro_batch', 2), 'model.micro_batch'), batch)
 
 
 def _head(head: Mapping) -> HeadShape:
     deconv = tuple(head.get('deconv_out_channels', (256, 256, 256)) or ())
     conv = tuple(head.get('conv_out_channels') or ())
-    return HeadShape(
+    shape = HeadShape(
         deconv_channels=deconv,
         deconv_kernels=tuple(head.get('deconv_kernel_sizes', (4, 4, 4))[: len(deconv)]),
         conv_channels=conv,
         conv_kernels=tuple(head.get('conv_kernel_sizes') or ())[: len(conv)],
         keypoints=head.out_channels,
     )
+    for kind in ('deconv', 'conv'):
+        channels = getattr(shape, f'{kind}_channels')
+        kernels = getattr(shape, f'{kind}_kernels')
+        if len(channels) != len(kernels):
+            raise InputError(
+                f'model.head has {len(channels)} {kind}_out_channels and '
+                f'{len(kernels)} {kind}_kernel_sizes. It needs as many of both.'
+            )
+    return shape
 
 
 def _streaming(model: Mapping) -> Streaming:
@@ -176,7 +196,21 @@ def _streaming(model: Mapping) -> Streaming:
     if mode not in MODES:
         raise InputError(f"model.mode={mode!r} is not 'exact' or 'compact'.")
     given = {name: model.get(name) or value for name, value in MODES[mode].items()}
+    for name, value in given.items():
+        if value not in DTYPES[name]:
+            raise InputError(
+                f'model.{name}={value!r} is not one of {", ".join(DTYPES[name])}.'
+            )
     return Streaming(**given, vram_budget=model.get('vram_budget'))
+
+
+def _streamed_precision(model: Mapping) -> str:
+    precision = model.get('precision', 'auto')
+    if precision not in PRECISIONS:
+        raise InputError(
+            f'model.precision={precision!r} is not one of {", ".join(PRECISIONS)}.'
+        )
+    return precision
 
 
 def _unstreamed_precision(optim_wrapper: Mapping) -> str:

@@ -7,6 +7,8 @@ import pytest
 
 # As in sapiens_plugin.launch, and before torch is loaded.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+if 'PYTEST_XDIST_WORKER' in os.environ:  # workers share the cores
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 REPO = Path(__file__).parents[1]
 # Material that cannot be shipped with the project lies beside a checkout, if anywhere.

@@ -70,12 +70,31 @@ def test_other_jobs(repo):
         ({'train_dataloader.batch_size': 0}, 'train_dataloader.batch_size=0'),
         ({'train_cfg.max_epochs': 'all'}, "max_epochs='all'"),
         ({'model.mode': 'tight'}, "model.mode='tight'"),
+        ({'model.precision': 'int4'}, "model.precision='int4'"),
+        ({'model.moment_dtype': 'int4'}, "model.moment_dtype='int4'"),
+        ({'model.micro_batch': 0}, 'model.micro_batch=0'),
+        ({'model.head.conv_kernel_sizes': (1,)}, '2 conv_out_channels and 1'),
+        ({'train_dataloader.num_workers': -1}, 'num_workers=-1'),
+        ({'val_dataloader': None}, 'has no val_dataloader'),
     ],
 )
 def test_what_is_no_sapiens_job_is_refused(repo, options, message):
     cfg = config(repo, 'sapiens1b_gtx1650', **options)
     with pytest.raises(InputError, match=message):
         read_job(cfg, persons=SOME)
+
+
+def test_checkpoints_may_come_at_the_end_alone(repo):
+    options = {'default_hooks.checkpoint.interval': -1}
+    job = read_job(config(repo, 'sapiens1b_gtx1650', **options), persons=SOME)
+    assert job.checkpoints.interval == 0
+
+
+def test_validations_are_those_of_mmengine(repo):
+    options = {'train_cfg.val_interval': 20, 'train_cfg.val_begin': 50}
+    job = read_job(config(repo, 'sapiens1b_gtx1650', **options), persons=SOME)
+    assert job.validations == 4  # after epochs 60, 80, 100 and 110
+    assert read_job(config(repo, 'sapiens1b_gtx1650'), persons=SOME).validations == 110
 
 
 def test_what_is_no_config_is_refused(tmp_path):

@@ -16,7 +16,7 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import MODELS
 from sapiens_plugin.streaming import memory
 from sapiens_plugin.streaming.chain import Placement, StreamedChain
-from sapiens_plugin.streaming.modes import MODES
+from sapiens_plugin.streaming.modes import DTYPES, MODES
 from sapiens_plugin.streaming.precision import CHOICES as PRECISIONS
 from sapiens_plugin.streaming.precision import Precision, choose_precision
 from sapiens_plugin.streaming.randomness import mix
@@ -26,12 +26,7 @@ from sapiens_plugin.vit.model import patch_grid
 
 from .backbone import SapiensBackbone
 
-_CHOICES = dict(
-    boundary_dtype=('float32', 'float16', 'bfloat16'),
-    gradient_dtype=('float32', 'bfloat16'),
-    moment_dtype=('float32', 'bfloat16', 'int8'),
-    on_oom=('raise', 'retry'),
-)
+_CHOICES = dict(DTYPES, on_oom=('raise', 'retry'))
 # Of the free GPU memory, when no budget is given: the rest is for what other programs
 # take meanwhile.
 _SHARE_OF_FREE = 0.9

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.streaming.modes import MODES
 from sapiens_plugin.vit.architectures import ARCHITECTURES, Architecture, name_of
 
 from .cards import Card
 from .footprint import CONTEXT, Measure
-from .job import TrainingJob
+from .job import Streaming, TrainingJob
 from .plan import Plan, make_plan
 
 MIB = 2**20
@@ -68,6 +69,13 @@ def _single_changes(
     plan: Plan, measure: Measure
 ) -> Iterator[tuple[str, str, TrainingJob]]:
     job = plan.job
+    if job.streaming is None and not plan.fits:
+        yield (
+            'weights streamed',
+            'the same training, in more time; weights and moments in host memory '
+            '(configs/_base_/streamed_pose.py)',
+            streamed(job),
+        )
     if job.micro_batch > 1:
         yield (
             f'micro-batch 1 × {job.effective_batch}',
@@ -109,6 +117,23 @@ def _single_changes(
             f"learn at {0.85**few:.0%} of the head's rate or less",
             job.changed(frozen_stages=job.arch.num_layers - few),
         )
+
+
+def streamed(job: TrainingJob) -> TrainingJob:
+    """Return the job with its weights in host memory, two images at a time.
+
+    Its validations and tests take eight: the head takes a batch at once.
+    """
+    return job.changed(
+        streaming=Streaming(**MODES['compact'], vram_budget=None),
+        precision='auto',
+        with_cp=False,
+        batch=job.effective_batch,
+        accumulation=1,
+        micro_batch=min(2, job.effective_batch),
+        val_batch=min(8, job.val_batch),
+        test_batch=min(8, job.test_batch),
+    )
 
 
 def one_at_a_time(job: TrainingJob) -> TrainingJob:

@@ -182,8 +182,11 @@ def host_use(job: TrainingJob, use: DeviceUse, *, on_cpu: bool) -> dict[str, int
         boundary_bytes=memory.host_boundary_bytes(use.job, use.layout),
     )
     parts |= vars(host)
-    if on_cpu and job.streaming.vram_budget is not None:
-        parts['in_place_of_a_gpu'] = sum(_without_context(use.parts).values())
+    if on_cpu:
+        own = _without_context(use.parts)
+        if job.streaming.vram_budget is None:  # weights and gradients have no copies
+            own = {name: own[name] for name in own.keys() - {'weights', 'gradients'}}
+        parts['in_place_of_a_gpu'] = sum(own.values())
     return parts
 
 
@@ -202,8 +205,8 @@ def disk_use(job: TrainingJob, use: DeviceUse) -> dict[str, int]:
     trained = trained_parameters(use.job, job)
     dtype = job.streaming.moment_dtype if job.streaming else 'float32'
     full = weights + moment_bytes(trained, dtype)
-    written = job.max_epochs // plan.interval
-    written += plan.last and job.max_epochs % plan.interval > 0
+    written = job.max_epochs // plan.interval if plan.interval else 0
+    written += plan.last and (not plan.interval or job.max_epochs % plan.interval > 0)
     kept = min(written, plan.kept) if plan.kept > 0 else written
     best = weights if plan.best else 0
     return dict(

@@ -32,7 +32,11 @@ class Streaming:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """What is written: every how many epochs, how many are kept, and the best one."""
+    """What is written: every how many epochs, how many are kept, and the best one.
+
+    Attributes:
+        interval: Epochs; 0 for never.
+    """
 
     interval: int
     kept: int
@@ -70,6 +74,7 @@ class TrainingJob:
         warmup_epochs: Epochs of the head alone.
         max_epochs: All epochs.
         val_interval: Epochs between validations.
+        val_begin: The first epoch after which there may be one.
         val_batch: Images a validation batch.
         test_batch: Images a test batch.
         val_flip: Whether validation flips, at twice the time.
@@ -94,6 +99,7 @@ class TrainingJob:
     warmup_epochs: int
     max_epochs: int
     val_interval: int
+    val_begin: int = 1
     val_batch: int
     test_batch: int
     val_flip: bool
@@ -126,8 +132,10 @@ class TrainingJob:
     @property
     def validations(self) -> int:
         """How often a run validates: MMEngine adds one after the last epoch."""
-        full, rest = divmod(self.max_epochs, self.val_interval)
-        return full + (rest > 0)
+        return sum(
+            epoch % self.val_interval == 0 or epoch == self.max_epochs
+            for epoch in range(max(self.val_begin, 1), self.max_epochs + 1)
+        )
 
     def changed(self, **changes) -> 'TrainingJob':
         """Return a job that differs in some fields."""

@@ -3,6 +3,8 @@ import itertools
 
 import pytest
 
+import sapiens_plugin.registry  # noqa: F401  (first: it repairs what MMPose imports)
+
 _names = itertools.count()
 
 

@@ -42,6 +42,17 @@ def test_the_user_s_ladder_is_there(shipped):
     assert (job.micro_batch, job.effective_batch) == (1, 32)
 
 
+def test_streaming_is_named_where_nothing_else_fits(shipped):
+    planned = shipped('sapiens1b_a100')
+    plan = make_plan(planned.job, MAX_Q, planned.measure)
+    found = nearest_jobs(plan, planned.measure)
+    assert [a.name for a in found if a.plan.fits] == ['weights streamed']
+    assert found[0].plan.job.effective_batch == planned.job.effective_batch
+    fits = make_plan(planned.job, get_card('a100'), planned.measure)
+    names = [a.name for a in nearest_jobs(fits, planned.measure)]
+    assert 'weights streamed' not in names
+
+
 def test_one_at_a_time(shipped):
     one = one_at_a_time(shipped('sapiens1b_a100').job)
     assert (one.batch, one.micro_batch, one.accumulation) == (1, 1, 32)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from bootstrap import PYTHON, ROOT, BootstrapError, require_python, run, venv_python
@@ -129,7 +130,7 @@ def look(config: Path | None, options: list[str]) -> Report:
         environment += faults
         if not faults:
             del groups['Machine and job']
-            groups |= _look_at_the_rest(cfg, config, commands)
+            groups |= _look_at_the_rest(cfg, config, options, commands)
     if config is None:
         return Report(groups, None, commands.tool('quickstart.py'))
     changed = ['--cfg-options', *options] if options else []
@@ -137,7 +138,7 @@ def look(config: Path | None, options: list[str]) -> Report:
 
 
 def _look_at_the_rest(
-    cfg: dict | None, config: Path | None, commands: Commands
+    cfg: dict | None, config: Path | None, options: list[str], commands: Commands
 ) -> dict[str, list[Check]]:
     from sapiens_plugin.compat import allow_mmengine_checkpoints
     from sapiens_plugin.planning.setup_data import check_job_files
@@ -146,28 +147,59 @@ def _look_at_the_rest(
 
     if cfg is None:
         return {'Machine': check_hardware(None, commands)}
-    job = read_setup_job(cfg, config)
+    job = read_setup_job(cfg, config, options)
     allow_mmengine_checkpoints()  # a .pth may be one
     return {
-        'Machine': check_hardware(job, commands),
+        'Machine': check_hardware(
+            job, commands, partial(_least_memory, config, _changes(options))
+        ),
         'Job': check_job_files(job, commands),
     }
 
 
+def _least_memory(config: Path, changes: dict, dtype) -> int:
+    """Return the MiB that a job needs of a GPU; imports the MM packages, for seconds.
+
+    Raises:
+        InputError: The job is none that can be planned.
+    """
+    try:
+        from sapiens_plugin.job_config import load_config, read_job, stage_measurer
+        from sapiens_plugin.planning.job import Persons
+        from sapiens_plugin.planning.setup_memory import least_memory
+
+        cfg = load_config(config, changes)
+        nobody = Persons(train=0, val=0, test=0)  # memory does not depend on them
+        return least_memory(read_job(cfg, persons=nobody), stage_measurer(cfg), dtype)
+    except InputError:
+        raise
+    except _NO_CONFIG as error:
+        raise InputError(
+            f'The model of {config} cannot be built: {type(error).__name__}: {error}'
+        ) from error
+
+
+def _changes(options: list[str]) -> dict:
+    """Read changes to a config as tools/train.py does."""
+    from mmengine.config import DictAction
+
+    reader = argparse.ArgumentParser()
+    reader.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    arguments = ['--cfg-options', *options] if options else []
+    return reader.parse_args(arguments).cfg_options
+
+
 def _read(config: Path, options: list[str]) -> dict:
     """Read a config without importing what it names."""
-    from mmengine.config import Config, DictAction
+    from mmengine.config import Config
 
     from sapiens_plugin.launch import mend_coco_root
 
     mend_coco_root()
-    reader = argparse.ArgumentParser()
-    reader.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # of COCO_ROOT
             cfg = Config.fromfile(config, import_custom_modules=False)
-        changes = reader.parse_args(['--cfg-options', *options] if options else [])
-        cfg.merge_from_dict(changes.cfg_options)
+        cfg.merge_from_dict(_changes(options))
     except _NO_CONFIG as error:
         raise InputError(
             f'{config} cannot be read as a config: {type(error).__name__}: {error}'

@@ -1,8 +1,10 @@
 """The numbers of a run as a table."""
 
+import logging
 from datetime import datetime
 from pathlib import Path
 
+from mmengine.logging import print_log
 from mmengine.visualization import BaseVisBackend
 
 from sapiens_plugin.registry import VISBACKENDS
@@ -15,7 +17,8 @@ class CsvVisBackend(BaseVisBackend):
 
     The table goes on through all starts of a job. ``start`` tells them apart by their
     timestamps; ``record`` is ``train``, with ``epoch`` and ``iter``, or ``validation``,
-    with the number of epochs trained before it.
+    with the number of epochs trained before it. Rows that cannot be written, as on a
+    full disk, wait for the next one; a warning in the log says so once.
 
     Args:
         save_dir: MMEngine gives ``WORK_DIR/TIMESTAMP/vis_data``.
@@ -24,7 +27,9 @@ class CsvVisBackend(BaseVisBackend):
     def __init__(self, save_dir: str):
         super().__init__(save_dir)
         self._start = Path(save_dir).parent
-        self._log = CsvLog(self._start.parent / 'metrics.csv')
+        self._path = self._start.parent / 'metrics.csv'
+        self._log = CsvLog(self._path)
+        self._has_warned = False
 
     def _init_env(self) -> None:
         """Nothing: the file is made with its first row."""
@@ -53,8 +58,19 @@ class CsvVisBackend(BaseVisBackend):
             epoch='' if trains else step,
             iter='',
         )
-        self._log.append(row | scalar_dict)
+        self._warn(self._log.append(row | scalar_dict))
 
     def close(self) -> None:
-        """Write what another program that held the file has kept back."""
-        self._log.flush()
+        """Write the rows that still wait."""
+        self._warn(self._log.flush())
+
+    def _warn(self, error: OSError | None) -> None:
+        if error is None or self._has_warned:
+            return
+        self._has_warned = True
+        print_log(
+            f'{self._path} cannot be written: {error}. Its rows are kept and tried '
+            'again with every next one.',
+            logger='current',
+            level=logging.WARNING,
+        )

@@ -1,8 +1,8 @@
 """The page about a run, and what it needs of its validations."""
 
 import json
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from mmengine.dist import is_main_process
@@ -28,14 +28,18 @@ class ReportHook(Hook):
     are kept in ``best_validation.json``, from which the report takes AP by keypoint and
     its pictures. Validations by something else than ``CocoMetric``, or of several data
     sets at once, are not kept. ``tools/report.py`` writes the same page at any time.
+    What cannot be written, as on a full disk, is a warning in the log and no more.
     """
 
     # After the log and the checkpoints.
     priority = 'LOWEST'
 
     def __init__(self):
-        self._folder: tempfile.TemporaryDirectory | None = None
+        # Of the validation under way, if its predictions may be kept.
+        self._folder: TemporaryDirectory | None = None
+        self._has_warned = False
         self._best: float | None = None
+        self._prefix: str | None = None  # the metric's own
         self._began = 0.0
         self._training = False
 
@@ -52,15 +56,25 @@ class ReportHook(Hook):
             kept = None
         if kept is not None and kept.epoch <= runner.epoch:
             self._best = kept.metrics['coco/AP']
-        else:
+            return
+        try:
             Path(runner.work_dir, FILE_NAME).unlink(missing_ok=True)
+        except OSError as error:
+            self._warn(runner, error)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Have the metric leave its predictions."""
         self._began = perf_counter()
         metric = _coco_metric(runner)
-        if self._training and is_main_process() and metric is not None:
-            self._folder = tempfile.TemporaryDirectory()
+        if not self._training or not is_main_process() or metric is None:
+            return
+        try:
+            self._folder = TemporaryDirectory(ignore_cleanup_errors=True)
+        except OSError as error:
+            self._warn(runner, error)
+            return
+        self._prefix = metric.outfile_prefix
+        if self._prefix is None:  # nobody else wants them
             metric.outfile_prefix = str(Path(self._folder.name, 'results'))
 
     def after_val_epoch(
@@ -69,23 +83,27 @@ class ReportHook(Hook):
         """Keep the predictions if they are the best so far."""
         if self._folder is None:
             return
-        with self._folder as folder:
+        with self._folder:
             self._folder = None
             metric = _coco_metric(runner)
-            metric.outfile_prefix = None
+            path = Path(f'{metric.outfile_prefix}.keypoints.json')
+            metric.outfile_prefix = self._prefix
             precision = metrics.get('coco/AP')
             if precision is None or (
                 self._best is not None and precision <= self._best
             ):
                 return
-            self._best = precision
-            text = Path(folder, 'results.keypoints.json').read_text(encoding='utf-8')
-            _keep(
-                runner,
-                json.loads(text),
-                metrics=metrics,
-                seconds=perf_counter() - self._began,
-            )
+            try:
+                _keep(
+                    runner,
+                    json.loads(path.read_text(encoding='utf-8')),
+                    metrics=metrics,
+                    seconds=perf_counter() - self._began,
+                )
+            except OSError as error:
+                self._warn(runner, error)
+            else:
+                self._best = precision
 
     def after_train(self, runner: Runner) -> None:
         """Write the page; a run that got this far does not fail over it."""
@@ -94,8 +112,17 @@ class ReportHook(Hook):
             return
         try:
             runner.logger.info(f'Report: {write_report(runner.work_dir)}')
-        except InputError as error:
-            runner.logger.warning(f'No report was written. {error}')
+        except (OSError, LookupError, ValueError, TypeError) as error:
+            reason = error if isinstance(error, InputError) else repr(error)
+            runner.logger.warning(f'No report was written. {reason}')
+
+    def _warn(self, runner: Runner, error: OSError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            runner.logger.warning(
+                f'The predictions of a validation could not be kept: {error}. The '
+                'training goes on; the next best validation is tried again.'
+            )
 
 
 def _coco_metric(runner: Runner) -> CocoMetric | None:

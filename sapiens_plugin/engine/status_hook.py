@@ -6,7 +6,7 @@ from time import perf_counter
 
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.job_config import read_job
@@ -16,16 +16,19 @@ from sapiens_plugin.registry import HOOKS
 from sapiens_plugin.reporting.job_clock import JobClock, Phase
 from sapiens_plugin.reporting.status_bar import StatusBar
 
+_HEAD_ALONE = 'head alone'
+
 
 @HOOKS.register_module()
 class StatusHook(Hook):
     """Time the steps of a training, and draw its progress on a terminal.
 
-    ``StatusLogProcessor`` puts what is measured here into the log. Jobs that count
-    iterations instead of epochs, and other backbones, are left alone.
+    ``StatusLogProcessor`` puts what is measured here into the log. The time left is
+    told for jobs that planning understands; for others the log says why not. Jobs that
+    count iterations instead of epochs are left alone.
 
     Attributes:
-        clock: What was measured; None before a training, and for other jobs.
+        clock: What was measured; None before a training, and without epochs.
     """
 
     def __init__(self):
@@ -66,13 +69,15 @@ class StatusHook(Hook):
         self.clock.step(now - self._last, persons=persons)
         self._last, self._validated = now, False
         if self._bar and self._bar.is_due:
-            phase_left, job_left = self.clock.left()
+            name, note = 'training', f'loss {outputs["loss"].item():.4g}'
+            if left := self.clock.left():
+                name = self.clock.phase.name
+                note += ', left {}, job {}'.format(*left)
             self._bar.show(
-                f'{self.clock.phase.name} {runner.epoch + 1}/{runner.max_epochs}',
+                f'{name} {runner.epoch + 1}/{runner.max_epochs}',
                 done=batch_idx + 1,
                 total=len(runner.train_dataloader),
-                note=f'loss {outputs["loss"].item():.4g}, left {phase_left}, '
-                f'job {job_left}',
+                note=note,
             )
 
     def before_val(self, runner: Runner) -> None:
@@ -96,7 +101,9 @@ class StatusHook(Hook):
 
 
 def _make_clock(runner: Runner) -> JobClock | None:
-    """Describe a job to a clock; None if it is not one of a Sapiens backbone."""
+    """Describe a job to a clock; None if it has no epochs."""
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return None
     validation = runner.val_loop
     persons = Persons(
         train=len(runner.train_dataloader.dataset),
@@ -109,16 +116,22 @@ def _make_clock(runner: Runner) -> JobClock | None:
             cfg[name] = cfg.train_dataloader
     try:
         job = read_job(cfg, persons=persons)
-    except InputError:
-        return None
+    except InputError as error:
+        runner.logger.info(f'The log will not tell the time left. {error}')
+        return JobClock(
+            (),
+            steps_per_epoch=len(runner.train_dataloader),
+            validation_epochs=(),
+            validation_work=0.0,
+        )
     recomputes = job.with_cp or job.streaming is not None
-    head_only = training_work(job, warmup=True, recomputed=0)
+    head_alone = training_work(job, warmup=True, recomputed=0)
     everything = training_work(
         job, warmup=False, recomputed=job.trained_blocks * recomputes
     )
     warmup = min(job.warmup_epochs, job.max_epochs)
     phases = [
-        Phase('head only', warmup, head_only.flop * job.batch),
+        Phase(_HEAD_ALONE, warmup, head_alone.flop * job.batch),
         Phase(_what_trains(job), job.max_epochs, everything.flop * job.batch),
     ]
     return JobClock(
@@ -138,4 +151,6 @@ def _make_clock(runner: Runner) -> JobClock | None:
 
 def _what_trains(job: TrainingJob) -> str:
     layers, trained = job.arch.num_layers, job.trained_blocks
+    if not trained:
+        return _HEAD_ALONE
     return 'everything' if trained == layers else f'last {trained} of {layers} layers'

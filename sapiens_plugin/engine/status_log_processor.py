@@ -20,8 +20,9 @@ class StatusLogProcessor(LogProcessor):
     ``hours_left``, ``persons_per_second``, ``vram_peak_mib`` (what PyTorch reserved on
     the GPU), ``host_memory_mib`` (the resident set of the training process, without
     its workers), and learning rates by depth: ``lr/stem``, some ``lr/block_N`` and
-    ``lr/head``. Arguments are those of :class:`mmengine.runner.LogProcessor`. Without a
-    ``StatusHook``, lines and scalars are MMEngine's own.
+    ``lr/head``. Without a known time left, there is no ``phase`` and no ``hours_left``;
+    without a ``StatusHook``, or epochs, lines and scalars are MMEngine's own. Arguments
+    are those of :class:`mmengine.runner.LogProcessor`.
     """
 
     def get_log_after_iter(
@@ -38,21 +39,22 @@ class StatusLogProcessor(LogProcessor):
         prefix = 'train/' if self.log_with_hierarchy else ''
         host = psutil.Process().memory_info().rss // _MIB
         rates = rates_by_depth(runner.optim_wrapper.optimizer.param_groups)
-        phase_left, job_left = clock.left()
+        left = clock.left()
         more = dict(
-            phase=clock.phase_number,
-            hours_left=job_left.seconds / 3600,
             persons_per_second=clock.persons_per_second,
             host_memory_mib=host,
             **{f'lr/{name}': rate for name, rate in rates.items()},
         )
+        if left is not None:
+            more['phase'] = clock.phase_number
+            more['hours_left'] = left[1].seconds / 3600
         if vram is not None:
             more['vram_peak_mib'] = vram
         tag.update({prefix + name: value for name, value in more.items()})
 
         steps = self._get_dataloader_size(runner, mode)
-        parts = [
-            clock.phase.name,
+        parts = [] if left is None else [clock.phase.name]
+        parts += [
             f'epoch {runner.epoch + 1}/{runner.max_epochs}',
             f'step {batch_idx + 1}/{steps}',
             f'loss {tag[prefix + "loss"]:.4g}',
@@ -64,8 +66,9 @@ class StatusLogProcessor(LogProcessor):
             f'{clock.persons_per_second:.3g} persons/s',
             'no GPU' if vram is None else f'VRAM peak {vram:,} MiB',
             f'host {host / 1024:.1f} GiB',
-            f'left: phase {phase_left}, job {job_left}',
         ]
+        if left is not None:
+            parts.append('left: phase {}, job {}'.format(*left))
         return tag, ' | '.join(parts)
 
 

@@ -36,10 +36,12 @@ class ValidationPicturesHook(Hook):
         self.count = count
         self.min_score = min_score
         self._pictures: list[np.ndarray] = []
+        self._seen = 0  # persons of this validation
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Begin a sheet."""
         self._pictures = []
+        self._seen = 0
 
     def after_val_iter(
         self,
@@ -53,11 +55,11 @@ class ValidationPicturesHook(Hook):
             return
         total = len(runner.val_dataloader.sampler)
         chosen = {i * total // self.count for i in range(self.count)}
-        first = batch_idx * runner.val_dataloader.batch_size
         meta = runner.val_dataloader.dataset.metainfo
-        for i, sample in enumerate(outputs):
-            if first + i in chosen:
-                self._pictures.append(self._draw(data_batch['inputs'][i], sample, meta))
+        for crop, sample in zip(data_batch['inputs'], outputs, strict=True):
+            if self._seen in chosen:
+                self._pictures.append(self._draw(crop, sample, meta))
+            self._seen += 1
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Hand the sheet over."""

@@ -33,7 +33,7 @@ _IMAGES_WITH_PERSONS = {TRAIN: 56_599, VAL: 2_346}
 
 def check_job_files(job: SetupJob, commands: Commands) -> list[Check]:
     """Look at weights, data and folders of a job."""
-    checks = [check_weights(job, commands)]
+    checks = check_weights(job, commands)
     seen: dict[tuple[Path, Path], None] = {}
     for source in job.sources:
         if (source.annotations, source.images) not in seen:
@@ -47,28 +47,44 @@ def check_job_files(job: SetupJob, commands: Commands) -> list[Check]:
     return checks
 
 
-def check_weights(job: SetupJob, commands: Commands) -> Check:
-    """Open the weights that the job starts from, and compare names and shapes."""
-    path = job.whole_weights or job.backbone_weights
-    if path is None:
-        return Check('weights', 'warn', 'none named: the job starts from random ones')
+def check_weights(job: SetupJob, commands: Commands) -> list[Check]:
+    """Open the weights that the job starts from, and compare names and shapes.
+
+    A job that names those of the backbone and those of the whole model reads both.
+    """
+    named = {
+        'weights': (job.backbone_weights, 'model.backbone.init_cfg.checkpoint'),
+        'load_from': (job.whole_weights, 'load_from'),
+    }
+    checks = [
+        _check_weights(name, path, setting, job, commands)
+        for name, (path, setting) in named.items()
+        if path is not None
+    ]
+    random = Check('weights', 'warn', 'none named: the job starts from random ones')
+    return checks or [random]
+
+
+def _check_weights(
+    name: str, path: str, setting: str, job: SetupJob, commands: Commands
+) -> Check:
     if '://' in path:
-        return Check('weights', 'warn', f'{path} is fetched, and checked, by the job')
+        return Check(name, 'warn', f'{path} is fetched, and checked, by the job')
     path = Path(os.path.normpath(path))
+    mend = _way_to_weights(path, setting, commands)
     if not path.exists():
-        mend = _way_to_weights(path, commands)
-        return Check('weights', 'fail', f'{shorten(path)} is missing', mend)
+        return Check(name, 'fail', f'{shorten(path)} is missing', mend)
     try:
         check_backbone(job.vit, path)
     except InputError as error:
-        return Check('weights', 'fail', str(error), _way_to_weights(path, commands))
+        return Check(name, 'fail', str(error), mend)
     size = gigabytes(path.stat().st_size)
     depth, dims = job.vit.arch.num_layers, job.vit.arch.embed_dims
     detail = f'{shorten(path)}, {size}, fits ({depth} layers, {dims} wide)'
-    return Check('weights', 'ok', detail)
+    return Check(name, 'ok', detail)
 
 
-def _way_to_weights(path: Path, commands: Commands) -> str:
+def _way_to_weights(path: Path, setting: str, commands: Commands) -> str:
     demo = DemoPaths(path.parent)
     if path == demo.weights:
         return _make_demo(demo.root, commands)
@@ -78,7 +94,7 @@ def _way_to_weights(path: Path, commands: Commands) -> str:
             size = arch.removeprefix('sapiens_')
             options = [] if folder == usual else ['--dir', folder]
             return commands.tool('download_pretrained.py', size, *options)
-    return 'name your file: --cfg-options model.backbone.init_cfg.checkpoint=FILE'
+    return f'name your file: --cfg-options {setting}=FILE'
 
 
 def check_data(source: DataSource, commands: Commands) -> list[Check]:
@@ -205,7 +221,7 @@ def check_detections(source: DataSource, commands: Commands) -> Check:
 def check_folder(folder: Path, job: SetupJob, commands: Commands) -> Check:
     """Check that a folder can be written, without making it."""
     name = 'work directory' if folder == job.work_dir else 'log directory'
-    mend = commands.tool('train.py', job.config, '--work-dir', 'DIR')
+    mend = job.train_command(commands, work_dir='DIR')
     try:
         check_can_write(folder, way_out='')
     except InputError as error:
@@ -226,7 +242,7 @@ def check_disk(job: SetupJob, commands: Commands) -> Check:
         detail += f', of which {gigabytes(there)} lie there'
     if job.disk_bytes - there <= free:
         return Check('disk', 'ok', detail)
-    mend = commands.tool('train.py', job.config, '--work-dir', 'DIR')
+    mend = job.train_command(commands, work_dir='DIR')
     return Check('disk', 'fail', detail, f'make room, or go to another disk: {mend}')
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -11,9 +12,9 @@ import torch
 from sapiens_plugin.data.free_space import gigabytes
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.streaming.memory import MIB
-from sapiens_plugin.streaming.precision import choose_precision
+from sapiens_plugin.streaming.precision import CHOICES, choose_precision
 
-from .footprint import PROGRAM
+from .footprint import CONTEXT, PROGRAM
 from .gpu_probe import (
     CUDA_BUILD,
     MIN_DRIVER,
@@ -28,23 +29,48 @@ from .setup_report import Check, Commands
 
 _SHARED_MEMORY = Path('/dev/shm')  # where loaders of PyTorch hand batches over on Linux
 _RESERVE = int(0.5 * 2**30)  # left to the rest of the system, as StreamingHook does
+_SHARE_OF_FREE = 0.9  # as in StreamedTopdownPoseEstimator
 _WITHOUT_GPU = (
     'none found. Without one: the demo, the tests, planning, bringing and checking data'
 )
 
 
-def check_hardware(job: SetupJob | None, commands: Commands) -> list[Check]:
-    """Look at the GPU, at both memories, and at the processors."""
+def check_hardware(
+    job: SetupJob | None,
+    commands: Commands,
+    least_memory: Callable[[torch.dtype], int] | None = None,
+) -> list[Check]:
+    """Look at the GPU, at both memories, and at the processors.
+
+    Args:
+        job: The job, or None.
+        commands: Those of this checkout.
+        least_memory: Tells what the job needs of a GPU at least, in MiB, by what it
+            computes in; needed with a job. Slow, so called only where there is a GPU or
+            a budget to compare with.
+    """
     gpus = nvidia_gpus()
     checks = check_gpu(gpus, commands)
     works = not any(check.status == 'fail' for check in checks) and _cuda_is_there()
     if works:
         free, total = (size // MIB for size in torch.cuda.mem_get_info(0))
-        checks.append(check_gpu_memory(free, total, job, commands))
     elif gpus:
-        gpu = gpus[0]
-        checks.append(check_gpu_memory(gpu.free_mib, gpu.total_mib, job, commands))
-    checks.append(check_precision(torch.device('cuda' if works else 'cpu'), job))
+        free, total = gpus[0].free_mib, gpus[0].total_mib
+    else:
+        free, total = None, None
+    device = torch.device('cuda' if works else 'cpu')
+    precision, dtype = check_precision(device, job)
+    if job is None or dtype is None:
+        if free is not None:
+            checks.append(Check('GPU memory', 'ok', _free(free, total)))
+    elif free is not None or _has_budget(job):
+        try:
+            least = least_memory(dtype)
+        except InputError as error:
+            checks.append(Check('GPU memory', 'fail', str(error)))
+        else:
+            checks.append(check_gpu_memory(free, total, least, job, commands))
+    checks.append(precision)
     checks.append(
         check_host_memory(
             psutil.virtual_memory().available, job, commands, on_gpu=works
@@ -55,6 +81,10 @@ def check_hardware(job: SetupJob | None, commands: Commands) -> list[Check]:
         free = shutil.disk_usage(_SHARED_MEMORY).free
         checks.append(check_shared_memory(free, job, commands))
     return checks
+
+
+def _has_budget(job: SetupJob) -> bool:
+    return job.streaming is not None and job.streaming.vram_budget is not None
 
 
 def num_cores() -> int:
@@ -131,56 +161,82 @@ def _way_to_cuda(gpus: list[NvidiaGpu], commands: Commands) -> str:
 
 
 def check_gpu_memory(
-    free: int, total: int, job: SetupJob | None, commands: Commands
+    free: int | None,
+    total: int | None,
+    least: int,
+    job: SetupJob,
+    commands: Commands,
 ) -> Check:
-    """Compare a GPU's free memory with what the job says of itself.
+    """Compare a GPU's free memory, and a budget of it, with what the job needs.
 
     Args:
-        free: MiB that are free.
-        total: MiB in all.
-        job: The job, or None.
+        free: MiB that are free beside the context of CUDA; None without a GPU.
+        total: MiB in all; None without a GPU.
+        least: MiB that the job needs.
+        job: The job; without a GPU, one with a budget.
         commands: Those of this checkout.
     """
-    found = f'{free:,} of {total:,} MiB free'
-    if job is None:
-        return Check('GPU memory', 'ok', found)
-    if job.streaming is not None and job.streaming.vram_budget is None:
-        return Check('GPU memory', 'ok', f'{found}; the job takes what there is')
-    if job.streaming is not None:
-        needed = job.streaming.vram_budget
-        detail = f'{found}; the job may take {needed:,} (model.vram_budget)'
-        way_out = f'model.vram_budget={int(0.9 * free)}'
-        mend = 'close other programs that use it, or: ' + commands.tool(
-            'train.py', job.config, '--cfg-options', way_out
-        )
-    else:
-        needed = job.resident_bytes // MIB
+    found = '' if free is None else f'{_free(free, total)}; '
+    if job.streaming is None:
         detail = (
-            f'{found}; weights, gradients and moments take {needed:,}, before '
-            'activations'
+            f'{found}the job takes {least:,}, and CUDA itself {CONTEXT // MIB} '
+            '(computed)'
         )
+        if least <= free:
+            return Check('GPU memory', 'ok', detail)
         mend = 'take a config that streams: configs/sapiens1b_gtx1650.py'
-    if needed <= free:
+        return Check('GPU memory', 'fail', detail, mend)
+
+    usable = None if free is None else int(_SHARE_OF_FREE * free)
+    budget = job.streaming.vram_budget
+    if budget is None:
+        budget, source = usable, f'{_SHARE_OF_FREE:.0%} of what is free'
+    else:
+        source = 'model.vram_budget'
+    detail = (
+        f'{found}the job may take {budget:,} MiB ({source}) and needs {least:,} '
+        '(computed)'
+    )
+    if least <= budget and (free is None or budget <= free):
         return Check('GPU memory', 'ok', detail)
+    if free is not None and least > free:
+        mend = (
+            'close other programs that use it, or need less: a smaller '
+            'model.micro_batch, image size or model'
+        )
+        return Check('GPU memory', 'fail', detail, mend)
+    offered = least if budget < least else max(least, usable)
+    mend = job.train_command(commands, f'model.vram_budget={offered}')
+    if budget >= least:
+        mend = f'close other programs that use it, or: {mend}'
     return Check('GPU memory', 'fail', detail, mend)
 
 
-def check_precision(device: torch.device, job: SetupJob | None) -> Check:
+def _free(free: int, total: int) -> str:
+    return f'{free:,} of {total:,} MiB free'
+
+
+def check_precision(
+    device: torch.device, job: SetupJob | None
+) -> tuple[Check, torch.dtype | None]:
     """Say what matrix products will be computed in, and why.
 
     On a GPU this is measured, as the job will do it.
+
+    Returns:
+        What was found, and the type; None where the job's own does not work.
     """
     requested = 'auto' if job is None else job.precision
-    if device.type == 'cpu' and requested != 'float32':
-        return Check(
-            'precision', 'ok', f'{requested}; what suits a GPU is measured on one'
-        )
+    if device.type == 'cpu' and requested in CHOICES and requested != 'float32':
+        detail = f'{requested}; what suits a GPU is measured on one'
+        dtype = torch.float32 if requested == 'auto' else getattr(torch, requested)
+        return Check('precision', 'ok', detail), dtype
     try:
-        reason = choose_precision(device, requested).reason
+        chosen = choose_precision(device, requested)
     except InputError as error:
         setting = 'model.precision' if job.streaming else 'optim_wrapper.dtype'
-        return Check('precision', 'fail', str(error), f'change {setting}')
-    return Check('precision', 'ok', reason.rstrip('.'))
+        return Check('precision', 'fail', str(error), f'change {setting}'), None
+    return Check('precision', 'ok', chosen.reason.rstrip('.')), chosen.dtype
 
 
 def check_host_memory(
@@ -234,7 +290,7 @@ def _narrower(available: int, job: SetupJob, commands: Commands) -> str:
         ('model.mode=compact', dict(moment_dtype='int8', gradient_dtype='bfloat16')),
     ):
         if job.streamed_memory(**dtypes).total <= available:
-            return commands.tool('train.py', job.config, '--cfg-options', setting)
+            return job.train_command(commands, setting)
     return (
         'close other programs, train fewer layers (model.backbone.frozen_stages), or '
         'take a smaller model'
@@ -251,7 +307,7 @@ def check_workers(cores: int, job: SetupJob | None, commands: Commands) -> Check
     if loader.workers <= cores:
         return Check('processors', 'ok', detail)
     option = f'{loader.split}_dataloader.num_workers={cores}'
-    mend = commands.tool('train.py', job.config, '--cfg-options', option)
+    mend = job.train_command(commands, option)
     return Check('processors', 'warn', detail, mend)
 
 
@@ -275,10 +331,9 @@ def check_shared_memory(free: int, job: SetupJob | None, commands: Commands) -> 
     if loader.shared_bytes <= free:
         return Check('shared memory', 'ok', detail)
     option = f'{loader.split}_dataloader.num_workers=0'
-    mend = commands.tool(
-        'train.py', job.config, '--cfg-options', option,
-        f'{loader.split}_dataloader.persistent_workers=False',
-    )  # fmt: skip
+    mend = job.train_command(
+        commands, option, f'{loader.split}_dataloader.persistent_workers=False'
+    )
     return Check(
         'shared memory', 'fail', detail, f'docker run --shm-size=1g …, or: {mend}'
     )

@@ -15,6 +15,7 @@ from sapiens_plugin.vit.architectures import PATCH_SIZE
 from sapiens_plugin.vit.model import SapiensViT
 
 from .job import Checkpoints, Streaming
+from .setup_report import Commands
 
 _SPLITS = ('train', 'val', 'test')
 _BACKBONE = ('SapiensBackbone', 'sapiens_plugin.SapiensBackbone')
@@ -71,6 +72,7 @@ class SetupJob:
 
     Attributes:
         config: Its file.
+        options: Changes to it, as ``--cfg-options`` takes them.
         vit: The backbone, on the meta device.
         num_params: Parameters of backbone and head.
         num_trainable: Those that train once everything does that ever will.
@@ -88,6 +90,7 @@ class SetupJob:
     """
 
     config: Path
+    options: Sequence[str]
     vit: SapiensViT
     num_params: int
     num_trainable: int
@@ -102,6 +105,19 @@ class SetupJob:
     other_dirs: Sequence[Path]
     max_epochs: int
     checkpoints: Checkpoints
+
+    def train_command(
+        self, commands: Commands, *changes: str, work_dir: str | None = None
+    ) -> str:
+        """Write the command that trains it, with more changes to the config."""
+        keys = {change.partition('=')[0] for change in changes}
+        kept = [text for text in self.options if text.partition('=')[0] not in keys]
+        arguments = [self.config]
+        if work_dir is not None:
+            arguments += ['--work-dir', work_dir]
+        if kept or changes:
+            arguments += ['--cfg-options', *kept, *changes]
+        return commands.tool('train.py', *arguments)
 
     @property
     def disk_bytes(self) -> int:
@@ -157,12 +173,13 @@ class SetupJob:
         )
 
 
-def read_setup_job(cfg: Mapping, config: Path) -> SetupJob:
+def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> SetupJob:
     """Read what a job needs off its config.
 
     Args:
-        cfg: The config as plain mappings.
+        cfg: The config as plain mappings, with its changes.
         config: Its file.
+        options: The changes as text.
 
     Raises:
         InputError: This is no job for a Sapiens, or a number in it is impossible.
@@ -181,6 +198,7 @@ def read_setup_job(cfg: Mapping, config: Path) -> SetupJob:
     pixels = vit.grid[0] * vit.grid[1] * PATCH_SIZE**2
     return SetupJob(
         config=config,
+        options=options,
         vit=vit,
         num_params=total,
         num_trainable=total - frozen,
@@ -272,8 +290,14 @@ def _streaming(model: Mapping) -> Streaming | None:
     mode = model.get('mode', 'compact')
     if mode not in MODES:
         raise InputError(f'model.mode={mode!r} is not one of {", ".join(MODES)}.')
+    budget = model.get('vram_budget')
+    if not isinstance(budget, int | None):
+        raise InputError(
+            f'model.vram_budget={budget!r} is not a number of MiB, such as 3000, or '
+            'None for what is free.'
+        )
     dtypes = {name: model.get(name) or value for name, value in MODES[mode].items()}
-    return Streaming(vram_budget=model.get('vram_budget'), **dtypes)
+    return Streaming(vram_budget=budget, **dtypes)
 
 
 def _datasets(dataset: Mapping) -> Iterator[Mapping]:

@@ -51,7 +51,8 @@ class JobClock:
     theirs takes as much longer as it has more arithmetic.
 
     Args:
-        phases: In their order; the last one ends with the job.
+        phases: In their order; the last one ends with the job. Empty if they are not
+            known: then no time is told.
         steps_per_epoch: Steps of the training loop, micro-batches if it accumulates.
         validation_epochs: Numbers of the epochs (from 1) that a validation follows.
         validation_work: Arithmetic of a validation, in the unit of the phases.
@@ -81,13 +82,13 @@ class JobClock:
         self._pauses = {flag: deque[float](maxlen=5) for flag in (True, False)}
 
     @property
-    def phase(self) -> Phase:
-        """The phase of the epoch under way."""
+    def phase(self) -> Phase | None:
+        """The phase of the epoch under way, if phases are known."""
         return self._phase
 
     @property
     def phase_number(self) -> int:
-        """Its number, from 1."""
+        """Its number, from 1; phases have to be known."""
         return self._phases.index(self._phase) + 1
 
     def begin_epoch(self, epoch: int) -> None:
@@ -96,7 +97,7 @@ class JobClock:
         Args:
             epoch: Epochs trained before it, also by earlier starts of the job.
         """
-        phase = next(phase for phase in self._phases if epoch < phase.end)
+        phase = next((phase for phase in self._phases if epoch < phase.end), None)
         if phase is not self._phase and self._steps:
             self._before = self._step_seconds(), self._phase.step_work
             self._steps.clear()
@@ -124,9 +125,10 @@ class JobClock:
     def left(self) -> tuple[TimeLeft, TimeLeft] | None:
         """Return the time left for the phase and for the whole job.
 
-        Validations are included. None before the first step of this run.
+        Validations are included. None before the first step of this run, and if
+        phases are not known.
         """
-        if not self._steps and self._before is None:
+        if not self._phases or (not self._steps and self._before is None):
             return None
         parts = [self._left_of(p) for p in self._phases if self._epoch < p.end]
         job = TimeLeft(

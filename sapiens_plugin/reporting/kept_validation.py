@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.reporting.whole_file import write_whole
 
 FILE_NAME = 'best_validation.json'
 
@@ -38,32 +39,35 @@ class KeptValidation:
     results: list[dict]
 
     def write(self, work_dir: Path) -> None:
-        """Write it into a work directory, whole, in the place of an earlier one."""
-        path = Path(work_dir, FILE_NAME)
-        part = path.with_suffix('.part')
-        part.write_text(json.dumps(asdict(self)), encoding='utf-8')
-        part.replace(path)
+        """Write it into a work directory, whole, in the place of an earlier one.
+
+        Raises:
+            OSError: The disk is full, say.
+        """
+        write_whole(Path(work_dir, FILE_NAME), json.dumps(asdict(self)))
 
 
 def read_kept_validation(work_dir: Path) -> KeptValidation | None:
     """Read what was kept in a work directory; None if nothing was.
 
     Raises:
-        InputError: The file is there and is something else.
+        InputError: The file is there and is something else, or cannot be read.
     """
     path = Path(work_dir, FILE_NAME)
     if not path.is_file():
         return None
     try:
         kept = KeptValidation(**json.loads(path.read_text(encoding='utf-8')))
+        _check_kinds(kept)
         count = len(kept.keypoints)
-        whole = len(kept.sigmas) == count and all(
-            len(result['keypoints']) == 3 * count and 'image_id' in result
-            for result in kept.results
+        whole = (
+            len(kept.sigmas) == count
+            and all(0 <= index < count for pair in kept.skeleton for index in pair)
+            and all(len(result['keypoints']) == 3 * count for result in kept.results)
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f'{path} does not hold a validation ({error}). Delete it; the next '
+            f'{path} does not hold a validation ({error!r}). Delete it; the next '
             'validation of the run writes it anew.'
         ) from error
     if not whole:
@@ -72,3 +76,25 @@ def read_kept_validation(work_dir: Path) -> KeptValidation | None:
             'the next validation of the run writes it anew.'
         )
     return kept
+
+
+def _check_kinds(kept: KeptValidation) -> None:
+    """Raise KeyError or TypeError if something is missing or of another kind."""
+    numbers = [kept.epoch, kept.seconds, kept.metrics['coco/AP'], *kept.sigmas]
+    numbers += [index for a, b in kept.skeleton for index in (a, b)]
+    texts = [kept.annotations, kept.images, *kept.keypoints]
+    for result in kept.results:
+        # What keys a dictionary below; other data sets have texts.
+        if not isinstance(result['image_id'], int | str):
+            raise TypeError(f'image_id={result["image_id"]!r}')
+        numbers += [result['score'], *result['keypoints']]
+        if result.get('bbox'):
+            _, _, width, height = result['bbox']
+            numbers += [width, height]
+    for values, kind, name in (
+        (numbers, int | float, 'number'),
+        (texts, str, 'text'),
+    ):
+        wrong = [value for value in values if not isinstance(value, kind)]
+        if wrong:
+            raise TypeError(f'{wrong[0]!r} is no {name}')

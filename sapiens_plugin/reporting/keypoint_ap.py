@@ -9,10 +9,14 @@ recalls, detections ranked by the score of the person.
   labelled are ignored, as COCO ignores persons without any label.
 - The AP of a size is that of an evaluation which ignores all other sizes, as COCO's
   own AP of medium and large persons is.
+
+A prediction with a number that is not finite, as a model that has diverged makes them,
+fits nobody and is left out.
 """
 
 import contextlib
 import io
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +60,7 @@ class Person:
     Attributes:
         annotation: The entry of the annotation file.
         prediction: x, y (px) and score of every keypoint, ``(K, 3)``; None if there
-            is no prediction left for it.
+            is none left for it.
         oks: How near the prediction is, 0 to 1.
     """
 
@@ -73,6 +77,9 @@ class Evaluation:
         results: Predictions in COCO's results form.
         sigmas: Of the keypoints, ``(K,)``.
 
+    Attributes:
+        dropped: How many predictions are not finite.
+
     Raises:
         InputError: The annotations are not those of keypoints, have another number of
             them, or lack images of the predictions.
@@ -84,13 +91,16 @@ class Evaluation:
         self._sigmas = np.asarray(sigmas, dtype=float)
         try:
             self._dataset = self._prepared(dataset)
-        except (KeyError, TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
                 f'An entry of the annotations is not that of COCO keypoints: {error!r}.'
             ) from error
         images = {image['id'] for image in self._dataset['images']}
-        self._results = list(results)
-        strange = {result['image_id'] for result in self._results} - images
+        self._results = [result for result in results if _is_finite(result)]
+        self.dropped = len(results) - len(self._results)
+        strange = {result['image_id'] for result in results} - images
         if strange:
             raise InputError(
                 f'The annotations lack {len(strange)} of the images with predictions, '
@@ -238,10 +248,16 @@ class Evaluation:
         Raises:
             InputError: A person has another number of keypoints.
         """
+        images = [
+            {'id': image['id'], 'file_name': str(image['file_name'])}
+            for image in dataset['images']
+        ]
+        known = {image['id'] for image in images}
         annotations = []
         for annotation in dataset['annotations']:
             keypoints = annotation.get('keypoints')
-            if keypoints is None:
+            # COCO's evaluation passes over persons of no image.
+            if keypoints is None or annotation['image_id'] not in known:
                 continue
             if len(keypoints) != 3 * len(self._sigmas):
                 raise InputError(
@@ -256,13 +272,15 @@ class Evaluation:
                     'category_id': annotation['category_id'],
                     'iscrowd': annotation.get('iscrowd', 0),
                     'bbox': annotation['bbox'],
-                    'area': annotation.get('area', width * height * _AREA_OF_BOX),
+                    'area': float(
+                        annotation.get('area', width * height * _AREA_OF_BOX)
+                    ),
                     'keypoints': keypoints,
                     'num_keypoints': sum(flag > 0 for flag in keypoints[2::3]),
                 }
             )
         return {
-            'images': dataset['images'],
+            'images': images,
             'categories': dataset['categories'],
             'annotations': annotations,
         }
@@ -279,6 +297,11 @@ def _index(dataset: dict) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
+
+
+def _is_finite(result: dict) -> bool:
+    numbers = (*result['keypoints'], result['score'], *(result.get('bbox') or ()))
+    return all(map(math.isfinite, numbers))
 
 
 def _area(result: dict) -> float:

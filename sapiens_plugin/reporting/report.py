@@ -3,19 +3,18 @@
 The page needs nothing but itself: no network, no scripts, no other files.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import sapiens_plugin
 from sapiens_plugin.data.free_space import gigabytes
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.reporting.charts import shown
 from sapiens_plugin.reporting.dumped_config import find, read_dumped_config
-from sapiens_plugin.reporting.kept_validation import (
-    KeptValidation,
-    read_kept_validation,
-)
+from sapiens_plugin.reporting.kept_validation import read_kept_validation
 from sapiens_plugin.reporting.markup import Markup, element, join
 from sapiens_plugin.reporting.plan_and_run import Phase, configured_phases, measured
 from sapiens_plugin.reporting.report_curves import curves
@@ -24,6 +23,7 @@ from sapiens_plugin.reporting.report_plan import plan_against_run
 from sapiens_plugin.reporting.report_style import STYLE
 from sapiens_plugin.reporting.report_validation import validation_sections
 from sapiens_plugin.reporting.run_log import RunLog, read_run_log
+from sapiens_plugin.reporting.whole_file import write_whole
 from sapiens_plugin.reporting.work_dir import (
     Checkpoint,
     checkpoints,
@@ -57,6 +57,7 @@ _JOB = (
     ('Epochs between validations', 'train_cfg.val_interval'),
     ('Seed', 'randomness.seed'),
 )
+_T = TypeVar('_T')
 # A browser then refuses whatever is not in the page.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -129,16 +130,14 @@ def write_report(work_dir: Path) -> Path:
         Path: The page, ``work_dir/report.html``.
 
     Raises:
-        InputError: Nothing was logged there, a file of it is damaged, or the page
-            cannot be written.
+        InputError: Nothing was logged there, its log is damaged, or the page cannot
+            be written.
     """
     work_dir = Path(work_dir)
     page = _page(work_dir)
     path = work_dir / FILE_NAME
-    part = path.with_suffix('.part')
     try:
-        part.write_text(page, encoding='utf-8')
-        part.replace(path)
+        write_whole(path, page)
     except OSError as error:
         raise InputError(
             f'{path} cannot be written: {error.strerror or error}. Free the way to it.'
@@ -148,8 +147,6 @@ def write_report(work_dir: Path) -> Path:
 
 def _page(work_dir: Path) -> str:
     run = _read_run(work_dir)
-    kept = read_kept_validation(work_dir)
-    plan = read_plan(work_dir)
     title = f'Training report: {run.name}'
     head = element(
         'head',
@@ -165,7 +162,7 @@ def _page(work_dir: Path) -> str:
         element('h1', title),
         element('p', _state(run, work_dir), class_='quiet'),
         _facts(run),
-        element('main', *_sections(run, kept, plan, work_dir)),
+        element('main', *_sections(run, work_dir)),
         element(
             'p',
             f'Written {datetime.now():%Y-%m-%d %H:%M} by sapiens_plugin '
@@ -177,19 +174,23 @@ def _page(work_dir: Path) -> str:
     return f'<!DOCTYPE html>\n{html}\n'
 
 
-def _sections(
-    run: Run, kept: KeptValidation | None, plan: dict | None, work_dir: Path
-) -> list[Markup]:
+def _sections(run: Run, work_dir: Path) -> list[Markup]:
+    kept, kept_problem = _unless_damaged(read_kept_validation, work_dir)
+    plan, plan_problem = _unless_damaged(read_plan, work_dir)
     phases = configured_phases(run.max_epochs, run.warmup_epochs)
     return [
         section('Curves', curves(run.log, phases)),
-        *(section(heading, content) for heading, content in validation_sections(kept)),
+        *(
+            section(heading, content)
+            for heading, content in validation_sections(kept, kept_problem)
+        ),
         section(
             'The plan against what happened',
             plan_against_run(
                 plan,
                 run.log,
                 phases,
+                problem=plan_problem,
                 trained=run.trained_epochs,
                 accumulation=run.accumulation,
                 checkpoint_bytes=sum(c.size for c in run.checkpoints),
@@ -200,6 +201,16 @@ def _sections(
         section('Checkpoints', _checkpoints(run)),
         section('Versions', _versions(run)),
     ]
+
+
+def _unless_damaged(
+    read: Callable[[Path], _T | None], work_dir: Path
+) -> tuple[_T | None, str | None]:
+    """Return what a file holds, or else what is wrong with it."""
+    try:
+        return read(work_dir), None
+    except InputError as error:
+        return None, str(error)
 
 
 def _read_run(work_dir: Path) -> Run:

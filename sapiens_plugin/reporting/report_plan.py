@@ -52,6 +52,7 @@ def plan_against_run(
     log: RunLog,
     phases: Sequence[Phase],
     *,
+    problem: str | None,
     trained: float,
     accumulation: int,
     checkpoint_bytes: int,
@@ -63,6 +64,7 @@ def plan_against_run(
         plan: What ``tools/plan.py --json`` said; without it, the run stands alone.
         log: Of the run.
         phases: Of the job's config, for want of a plan.
+        problem: What makes the file of the plan unusable.
         trained: How many epochs the run has behind it.
         accumulation: Iterations that make an optimizer step.
         checkpoint_bytes: Size of all checkpoints that lie there.
@@ -135,7 +137,8 @@ def plan_against_run(
     ]
     if plan is None:
         note = missing(
-            f'No {PLAN_NAME} lies in the work directory, so there is no plan to '
+            problem
+            or f'No {PLAN_NAME} lies in the work directory, so there is no plan to '
             'compare with. What `python tools/plan.py CONFIG --json` prints is one, if '
             'it is kept there under that name.'
         )

@@ -28,13 +28,19 @@ _HEADINGS = (
 
 
 def validation_sections(
-    kept: KeptValidation | None,
+    kept: KeptValidation | None, problem: str | None = None
 ) -> list[tuple[str, Markup]]:
-    """Return headings and contents; without predictions, what is missing and why."""
+    """Return headings and contents; without predictions, what is missing and why.
+
+    Args:
+        kept: The validation.
+        problem: What makes its file unusable.
+    """
     try:
         if kept is None:
             raise InputError(
-                f'No {FILE_NAME} lies in the work directory. ReportHook keeps the '
+                problem
+                or f'No {FILE_NAME} lies in the work directory. ReportHook keeps the '
                 "predictions of a run's best validation there; this run had no such "
                 'validation, or its job no such hook.'
             )
@@ -77,6 +83,7 @@ def _persons(kept: KeptValidation, evaluation: Evaluation) -> Markup:
         return element('div', *figures, class_='people')
 
     return join(
+        _dropped(evaluation.dropped),
         element(
             'p',
             f'Of {len(persons):,} persons, those whose predictions are nearest to and '
@@ -91,6 +98,15 @@ def _persons(kept: KeptValidation, evaluation: Evaluation) -> Markup:
         gallery(best),
         element('h3', 'Worst'),
         gallery(worst),
+    )
+
+
+def _dropped(count: int) -> Markup | None:
+    if not count:
+        return None
+    return missing(
+        f'{count:,} of the predictions are not finite numbers (NaN or infinite) and '
+        'are left out here and below: the model had diverged.'
     )
 
 

@@ -61,7 +61,7 @@ def read_plan(work_dir: Path) -> dict | None:
     """Read what ``tools/plan.py --json`` said of the job; None if it was not kept.
 
     Raises:
-        InputError: The file is there and is something else.
+        InputError: The file is there and is something else, or cannot be read.
     """
     path = Path(work_dir, PLAN_NAME)
     if not path.is_file():
@@ -72,10 +72,13 @@ def read_plan(work_dir: Path) -> dict | None:
         numbers = [plan[key] for key in _PLAN_NUMBERS]
         for phase in plan['phases']:
             numbers += [phase[key] for key in _PHASE_NUMBERS]
+            name = phase['name']
+            if not isinstance(phase['epochs'], int):
+                raise TypeError(f'{name}: epochs={phase["epochs"]!r}')
         wrong = [n for n in numbers if not isinstance(n, int | float | None)]
         if wrong:
             raise TypeError(f'{wrong[0]!r} is no number')
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f'{path} is not what `tools/plan.py --json` prints ({error!r}). Delete it, '
             'or write it anew.'

@@ -1,5 +1,6 @@
 """What a run leaves behind for its report, and the report at its end."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 from mmengine.structures import InstanceData
 
+from sapiens_plugin.engine import report_hook
 from sapiens_plugin.reporting.kept_validation import (
     FILE_NAME,
+    KeptValidation,
     read_kept_validation,
 )
 from sapiens_plugin.reporting.keypoint_ap import COCO_SIZES, Evaluation
+from sapiens_plugin.reporting.report import write_report
 
 
 @pytest.fixture
@@ -147,3 +151,77 @@ def test_a_run_does_not_fail_over_its_report(runner):
     log = next(Path(runner.work_dir).glob('*/*.log')).read_text(encoding='utf-8')
     assert 'No report was written.' in log
     assert not Path(runner.work_dir, 'report.html').exists()
+
+
+def log_of(runner) -> str:
+    return next(Path(runner.work_dir).glob('*/*.log')).read_text(encoding='utf-8')
+
+
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_a_training_that_diverges_at_once_has_its_report(config, make_runner):
+    runner = make_runner(config)
+    metric = runner.val_loop.evaluator.metrics[0]
+    process = metric.process
+
+    def diverged(data_batch, data_samples):
+        for sample in data_samples:
+            sample['pred_instances']['keypoints'][:] = np.nan
+        process(data_batch, data_samples)
+
+    metric.process = diverged
+    runner.train()
+    page = Path(runner.work_dir, 'report.html').read_text(encoding='utf-8')
+    assert 'of the predictions are not finite' in page
+    assert write_report(runner.work_dir).is_file()
+
+
+@pytest.mark.parametrize('kind', [OSError, KeyError, ValueError, TypeError])
+def test_no_error_of_the_report_ends_the_run(kind, runner, monkeypatch):
+    def fail(work_dir):
+        raise kind('strange')
+
+    monkeypatch.setattr('sapiens_plugin.engine.report_hook.write_report', fail)
+    hook_of(runner).after_train(runner)
+    assert f"No report was written. {kind.__name__}('strange')" in log_of(runner)
+
+
+@pytest.mark.parametrize(
+    'place, name', [(KeptValidation, 'write'), (report_hook, 'TemporaryDirectory')]
+)
+def test_a_full_disk_is_a_warning_and_tried_again(place, name, runner, monkeypatch):
+    hook_of(runner).before_train(runner)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, no_space)
+        for noise in (4.0, 3.0):
+            validate(runner, noise=noise)
+    assert log_of(runner).count('No space left on device') == 1
+    runner.train_loop._epoch = 3
+    validate(runner, noise=8.0)  # the best of those that could be kept
+    assert read_kept_validation(runner.work_dir).epoch == 3
+
+
+def test_a_locked_file_of_an_earlier_training_is_a_warning(runner, monkeypatch):
+    path = Path(runner.work_dir, FILE_NAME)
+    path.write_text('{', encoding='utf-8')
+    monkeypatch.setattr(Path, 'unlink', no_space)
+    hook_of(runner).before_train(runner)
+    assert 'No space left on device' in log_of(runner)
+
+
+def test_the_metrics_own_file_stays_where_it_was_wanted(runner, tmp_path):
+    metric = runner.val_loop.evaluator.metrics[0]
+    metric.outfile_prefix = str(tmp_path / 'mine')
+    hook_of(runner).before_train(runner)
+    validate(runner, noise=4.0)
+    assert metric.outfile_prefix == str(tmp_path / 'mine')
+    written = json.loads((tmp_path / 'mine.keypoints.json').read_text('utf-8'))
+    assert len(read_kept_validation(runner.work_dir).results) == len(written) > 0
+
+
+def test_a_metric_without_a_file_of_its_own_gets_none(runner):
+    hook_of(runner).before_train(runner)
+    validate(runner, noise=4.0)
+    assert runner.val_loop.evaluator.metrics[0].outfile_prefix is None

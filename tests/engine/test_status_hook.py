@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sapiens_plugin.engine import status_hook, status_log_processor
 from sapiens_plugin.engine.status_log_processor import rates_by_depth
+from sapiens_plugin.errors import InputError
 from sapiens_plugin.job_config import read_job
 from sapiens_plugin.planning.arithmetic import person_work, training_work
 from sapiens_plugin.planning.job import Persons
@@ -92,7 +93,7 @@ def runs(make_demo_config, demo, make_runner, tmp_path_factory):
 def lines(runner) -> list[str]:
     (log,) = Path(runner.log_dir).glob('*.log')
     text = log.read_text(encoding='utf-8')
-    return re.findall(r'INFO - ((?:head only|everything|last) .*)', text)
+    return re.findall(r'INFO - ((?:head alone|everything|last|epoch) .*)', text)
 
 
 def records(runner, *, training=True) -> list[dict]:
@@ -105,7 +106,7 @@ def test_a_line_says_where_the_training_is_and_how_it_does(runs):
     said = [line.split(' | ') for line in lines(runs.whole)]
     assert [line[:3] for line in said] == [
         [phase, f'epoch {epoch}/3', f'step {step}/3']
-        for epoch, phase in ((1, 'head only'), (2, 'everything'), (3, 'everything'))
+        for epoch, phase in ((1, 'head alone'), (2, 'everything'), (3, 'everything'))
         for step in (1, 2, 3)
     ]
     lr = runs.cfg.optim_wrapper.optimizer.lr
@@ -287,3 +288,53 @@ def test_rates_by_depth_are_few():
     ]  # fmt: skip
     assert rates['head'] == 1 and rates['block_39'] == 0.85
     assert rates_by_depth([dict(lr=0.1, params=[Param()])]) == {'head': 0.1}
+
+
+def refuse(*args, **kwargs):
+    raise InputError('an interval that planning does not know')
+
+
+def test_a_job_that_planning_refuses_has_its_line_without_the_time_left(
+    job, make_runner, monkeypatch
+):
+    monkeypatch.setattr(status_hook, 'read_job', refuse)
+    job.train_cfg.max_epochs = 2
+    runner = train(job, make_runner, monkeypatch)
+    said = lines(runner)
+    assert len(said) == 6 and said[0].startswith('epoch 1/2 | step 1/3 | loss ')
+    assert all(re.search(r' persons/s \| no GPU \| host [\d.]+ GiB$', s) for s in said)
+    assert all('hours_left' not in record for record in records(runner))
+    assert all(record['persons_per_second'] > 0 for record in records(runner))
+    (log,) = Path(runner.log_dir).glob('*.log')
+    text = log.read_text(encoding='utf-8')
+    assert text.count('will not tell the time left') == 1
+    assert 'an interval that planning does not know' in text
+
+
+def test_a_bar_without_the_time_left(job, make_runner, monkeypatch):
+    shown = []
+
+    class Bar:
+        is_due = True
+        start = stop = lambda self: None
+
+        def show(self, title, **kwargs):
+            shown.append((title, kwargs['note']))
+
+    monkeypatch.setattr(status_hook, 'read_job', refuse)
+    job.train_cfg.max_epochs = 2
+    monkeypatch.setattr(status_hook, 'StatusBar', lambda handlers: Bar())
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
+    train(job, make_runner, monkeypatch)
+    assert shown[0][0] == 'training 1/2' and shown[0][1].startswith('loss ')
+    assert 'left' not in shown[0][1]
+
+
+def test_with_all_layers_frozen_the_head_trains_alone(job, make_runner):
+    job.model.backbone.frozen_stages = 2  # of 2
+    clock = status_hook._make_clock(make_runner(job))
+    names = []
+    for epoch in range(job.train_cfg.max_epochs):
+        clock.begin_epoch(epoch)
+        names.append(clock.phase.name)
+    assert set(names) == {'head alone'}

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from mmengine.dataset import pseudo_collate
 from mmpose.registry import DATASETS
+from torch.utils.data import BatchSampler, DataLoader
 
 from sapiens_plugin.engine import validation_pictures_hook
 from sapiens_plugin.engine.validation_pictures_hook import ValidationPicturesHook
@@ -73,6 +74,21 @@ def test_predictions_are_drawn_alike_but_weak_ones_left_out(runner, drawn):
     hook.after_val_iter(runner, 0, batch, [sample])
     assert drawn[0]['predicted_shown'].tolist() == [False] * 8 + [True] * 9
     assert np.array_equal(drawn[0]['predicted'], drawn[0]['true'])
+
+
+def test_batches_of_any_size_are_counted(runner, drawn):
+    loader = runner.val_dataloader
+    data = loader.dataset
+    runner.val_loop.dataloader = runner._val_dataloader = DataLoader(
+        data,
+        batch_sampler=BatchSampler(range(8), batch_size=3, drop_last=False),
+        collate_fn=pseudo_collate,
+    )
+    runner.val()
+    assert len(drawn) == 4
+    for call, number in zip(drawn, (0, 2, 4, 6), strict=True):
+        rgb = data[number]['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
+        assert np.array_equal(call['image'], rgb)
 
 
 def test_none_are_drawn_for_a_count_of_0(runner, drawn, monkeypatch):

@@ -88,7 +88,7 @@ def save_weights(path, arch=ARCH):
 
 def test_weights_that_fit(job, commands, tmp_path):
     save_weights(tmp_path / 'w.pth')
-    found = check_weights(replace(job, backbone_weights='w.pth'), commands)
+    (found,) = check_weights(replace(job, backbone_weights='w.pth'), commands)
     assert found.status == 'ok'
     assert found.detail.startswith('w.pth') and '2 layers, 32 wide' in found.detail
 
@@ -96,13 +96,13 @@ def test_weights_that_fit(job, commands, tmp_path):
 def test_no_value_is_read(job, commands, tmp_path, monkeypatch):
     save_weights(tmp_path / 'w.pth')
     monkeypatch.setattr(torch.Tensor, 'copy_', None)
-    found = check_weights(replace(job, backbone_weights='w.pth'), commands)
+    (found,) = check_weights(replace(job, backbone_weights='w.pth'), commands)
     assert found.status == 'ok'
 
 
 def test_weights_of_another_size(job, commands, tmp_path):
     save_weights(tmp_path / 'w.pth', ARCH | dict(num_layers=3))
-    found = check_weights(replace(job, backbone_weights='w.pth'), commands)
+    (found,) = check_weights(replace(job, backbone_weights='w.pth'), commands)
     assert found.status == 'fail' and '3 layers' in found.detail
     assert 'init_cfg.checkpoint' in found.mend
 
@@ -112,7 +112,7 @@ def test_weights_that_are_cut_short(job, commands, tmp_path):
     path.parent.mkdir(parents=True)
     save_weights(path)
     path.write_bytes(path.read_bytes()[:-100])
-    found = check_weights(replace(job, backbone_weights=str(path)), commands)
+    (found,) = check_weights(replace(job, backbone_weights=str(path)), commands)
     assert found.status == 'fail' and 'cut short' in found.detail
     assert slashes(found.mend) == 'python tools/download_pretrained.py 1b'
 
@@ -142,19 +142,45 @@ def test_missing_weights_come_with_the_command_that_brings_them(
     name, mend, job, commands, tmp_path
 ):
     path = str(tmp_path / 'configs' / '..' / name)  # as a config writes it
-    found = check_weights(replace(job, backbone_weights=path), commands)
+    (found,) = check_weights(replace(job, backbone_weights=path), commands)
     assert (found.status, slashes(found.mend)) == ('fail', mend)
     assert slashes(found.detail) == f'{name} is missing'
 
 
 def test_a_whole_checkpoint_comes_first_and_none_is_noted(job, commands, tmp_path):
     save_weights(tmp_path / 'w.pth')
-    whole = replace(job, backbone_weights='no.pth', whole_weights='w.pth')
-    assert check_weights(whole, commands).status == 'ok'
+    whole = replace(job, backbone_weights=None, whole_weights='w.pth')
+    (found,) = check_weights(whole, commands)
+    assert (found.name, found.status) == ('load_from', 'ok')
     none = replace(job, backbone_weights=None)
-    assert check_weights(none, commands).status == 'warn'
+    assert check_weights(none, commands)[0].status == 'warn'
     web = replace(job, whole_weights='https://host/w.pth')
-    assert check_weights(web, commands).status == 'warn'
+    assert check_weights(web, commands)[1].status == 'warn'
+
+
+@pytest.mark.parametrize('missing', ['weights', 'load_from'])
+def test_both_files_of_weights_are_read_where_both_are_named(
+    missing, job, commands, tmp_path
+):
+    save_weights(tmp_path / 'w.pth')
+    names = dict(weights='w.pth', load_from='w.pth') | {missing: 'no.pth'}
+    both = replace(
+        job, backbone_weights=names['weights'], whole_weights=names['load_from']
+    )
+    found = {check.name: check for check in check_weights(both, commands)}
+    assert found.keys() == names.keys()
+    assert [name for name, check in found.items() if check.status == 'fail'] == [
+        missing
+    ]
+    setting = dict(weights='init_cfg.checkpoint', load_from='load_from')[missing]
+    assert found[missing].mend.endswith(f'{setting}=FILE')
+
+
+def test_mends_keep_the_changes_to_the_config(job, commands, tmp_path):
+    (tmp_path / 'file').write_bytes(b'')
+    changed = replace(job, options=['a=1'], work_dir=tmp_path / 'file' / 'work')
+    found = check_folder(changed.work_dir, changed, commands)
+    assert found.mend.endswith('--work-dir DIR --cfg-options a=1')
 
 
 # --- Data of one's own --------------------------------------------------------------

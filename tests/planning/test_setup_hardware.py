@@ -117,24 +117,71 @@ def test_a_cuda_build_that_cannot_use_the_gpu(
 
 @pytest.mark.parametrize('free, status', [(3790, 'ok'), (3000, 'ok'), (2999, 'fail')])
 def test_gpu_memory_against_the_budget(free, status, streamed):
-    found = check_gpu_memory(free, 4096, streamed, COMMANDS)
+    found = check_gpu_memory(free, 4096, 978, streamed, COMMANDS)
     assert found.status == status and f'{free:,} of 4,096 MiB' in found.detail
     assert (found.mend is None) == (status == 'ok')
     if status == 'fail':
+        assert found.mend.startswith('close other programs')
         assert found.mend.endswith('--cfg-options model.vram_budget=2699')
 
 
-def test_gpu_memory_without_a_budget_or_a_job(streamed):
-    assert check_gpu_memory(10, 20, None, COMMANDS).detail == '10 of 20 MiB free'
-    free = job('sapiens1b_gtx1650', **{'model.vram_budget': None})
-    assert check_gpu_memory(10, 20, free, COMMANDS).status == 'ok'
+@pytest.mark.parametrize(
+    'budget, free, offered',
+    [
+        (500, 3600, 978),  # too small to run
+        (500, None, 978),  # found without a GPU as well
+        (500, 900, None),  # and so is what is free
+        (978, 978, 'ok'),
+        (978, None, 'ok'),
+        (3000, 1000, 978),  # more than is free, 90% of which is too small
+        (3000, 700, None),
+        (None, 1100, 'ok'),
+        (None, 1000, 978),
+        (None, 900, None),
+    ],
+)
+def test_a_budget_is_offered_only_where_it_works(budget, free, offered):
+    changed = job('sapiens1b_gtx1650', **{'model.vram_budget': budget})
+    total = None if free is None else 4096
+    found = check_gpu_memory(free, total, 978, changed, COMMANDS)
+    assert found.status == ('ok' if offered == 'ok' else 'fail')
+    assert 'needs 978' in found.detail
+    if offered is None:
+        assert 'model.vram_budget=' not in found.mend and 'micro_batch' in found.mend
+    elif offered != 'ok':
+        assert found.mend.endswith(f'--cfg-options model.vram_budget={offered}')
 
 
-@pytest.mark.parametrize('free, status', [(17_800, 'ok'), (17_700, 'fail')])
-def test_gpu_memory_against_weights_gradients_and_moments(free, status, resident):
-    found = check_gpu_memory(free, 80_000, resident, COMMANDS)  # 18.6 GB
-    assert found.status == status and '17,778' in found.detail
+@pytest.mark.parametrize('free, status', [(35_217, 'ok'), (21_000, 'fail')])
+def test_gpu_memory_against_all_that_an_unstreamed_job_takes(free, status, resident):
+    found = check_gpu_memory(free, 80_000, 35_217, resident, COMMANDS)
+    assert found.status == status and '35,217' in found.detail
     assert (found.mend is None) == (status == 'ok')
+
+
+def test_what_a_job_needs_is_computed_only_where_it_can_be_compared(
+    streamed, resident, torch_build, monkeypatch
+):
+    torch_build(None)
+    monkeypatch.setattr(setup_hardware, 'nvidia_gpus', list)
+    asked = []
+
+    def least_memory(dtype):
+        asked.append(dtype)
+        raise InputError('No plan.')
+
+    def look(job):
+        checks = check_hardware(job, COMMANDS, least_memory)
+        return {check.name: check for check in checks}.get('GPU memory')
+
+    assert look(None) is None and look(resident) is None
+    assert not asked
+    found = look(streamed)  # it has a budget
+    assert (found.status, found.detail) == ('fail', 'No plan.')
+    monkeypatch.setattr(setup_hardware, 'nvidia_gpus', lambda: [GPU])
+    assert look(resident).status == 'fail'
+    assert asked == [torch.float32, torch.bfloat16]
+    assert look(None).detail == '3,790 of 4,096 MiB free'
 
 
 def test_precision_is_measured_on_a_gpu_alone(streamed, resident, monkeypatch):
@@ -146,10 +193,13 @@ def test_precision_is_measured_on_a_gpu_alone(streamed, resident, monkeypatch):
 
     monkeypatch.setattr(setup_hardware, 'choose_precision', choose)
     cuda, cpu = torch.device('cuda'), torch.device('cpu')
-    assert check_precision(cpu, streamed).status == 'ok'
-    assert check_precision(cuda, streamed).detail == 'float32: auto'
-    assert check_precision(cuda, None).detail == 'float32: auto'
-    found = check_precision(cuda, resident)
+    found, dtype = check_precision(cpu, streamed)
+    assert (found.status, dtype) == ('ok', torch.float32)
+    for job in (streamed, None):
+        found, dtype = check_precision(cuda, job)
+        assert (found.detail, dtype) == ('float32: auto', torch.float32)
+    found, dtype = check_precision(cuda, resident)
+    assert dtype is None
     assert found.status == 'fail' and 'wrong values' in found.detail
     assert 'optim_wrapper.dtype' in found.mend
 
@@ -210,6 +260,10 @@ def test_more_workers_than_cores_are_noted(streamed):
     found = check_workers(1, streamed, COMMANDS)
     assert found.status == 'warn'
     assert found.mend.endswith('train_dataloader.num_workers=1')
+    changed = replace(streamed, options=['model.micro_batch=1'])
+    assert '--cfg-options model.micro_batch=1 train_dataloader.num_workers=1' in (
+        check_workers(1, changed, COMMANDS).mend
+    )
     assert check_workers(1, None, COMMANDS).detail == 'one core'
 
 
@@ -227,6 +281,10 @@ def test_a_small_shared_memory_is_a_failure(streamed):
 
 def test_what_is_found_is_what_is_judged(streamed, torch_build, monkeypatch):
     """All of it on a machine that is stood in for."""
+
+    def look():
+        return check_hardware(streamed, COMMANDS, lambda dtype: 978)
+
     memory = namedtuple('Memory', 'available')
     usage = namedtuple('Usage', 'free')
     monkeypatch.setattr(setup_hardware, 'nvidia_gpus', lambda: [GPU])
@@ -238,7 +296,7 @@ def test_what_is_found_is_what_is_judged(streamed, torch_build, monkeypatch):
     monkeypatch.setattr(setup_hardware, '_SHARED_MEMORY', CONFIGS)
 
     torch_build(None)
-    found = {check.name: check for check in check_hardware(streamed, COMMANDS)}
+    found = {check.name: check for check in look()}
     assert found['PyTorch'].status == 'fail'
     assert found['GPU memory'].detail.startswith('3,790 of 4,096 MiB')
     assert found['host memory'].status == 'fail'  # the budget's 3 GB on top
@@ -250,7 +308,7 @@ def test_what_is_found_is_what_is_judged(streamed, torch_build, monkeypatch):
         'choose_precision',
         lambda device, requested: Precision(torch.float32, False, str(device), {}),
     )
-    found = {check.name: check for check in check_hardware(streamed, COMMANDS)}
+    found = {check.name: check for check in look()}
     assert found['GPU memory'].detail.startswith('2,048 of 4,096 MiB')
     assert found['precision'].detail == 'cuda'
     assert found['host memory'].status == 'ok'

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.planning.job import Checkpoints
 from sapiens_plugin.planning.setup_job import read_setup_job
+from sapiens_plugin.planning.setup_report import Commands
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 
@@ -158,3 +159,23 @@ def test_what_is_no_job_is_refused(spoil, message):
     spoil(cfg)
     with pytest.raises(InputError, match=message):
         read_setup_job(cfg, path)
+
+
+def test_a_command_keeps_the_changes_but_those_it_replaces():
+    commands = Commands(Path('checkout'), python='python')
+    cfg, path = load('sapiens_tiny_demo')
+    assert read_setup_job(cfg, path).train_command(commands).endswith(path.name)
+    job = read_setup_job(cfg, path, ['model.vram_budget=500', 'model.micro_batch=1'])
+    mend = job.train_command(commands, 'model.vram_budget=900')
+    assert mend.endswith(
+        f'{path.name} --cfg-options model.micro_batch=1 model.vram_budget=900'
+    )
+    elsewhere = job.train_command(commands, work_dir='DIR')
+    assert elsewhere.endswith(
+        '--work-dir DIR --cfg-options model.vram_budget=500 model.micro_batch=1'
+    )
+
+
+def test_a_budget_is_a_number():
+    with pytest.raises(InputError, match=r"model.vram_budget='3GB'"):
+        read('sapiens1b_gtx1650', **{'model.vram_budget': '3GB'})

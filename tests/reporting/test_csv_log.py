@@ -1,4 +1,5 @@
 import csv
+import errno
 
 from sapiens_plugin.reporting import csv_log
 from sapiens_plugin.reporting.csv_log import CsvLog
@@ -73,3 +74,36 @@ def test_rows_wait_while_another_program_holds_the_file(tmp_path, monkeypatch):
     assert path.read_text(encoding='utf-8') == (
         'step,loss,AP\n1,0.5,\n2,0.4,\n3,,0.1\n4,0.3,\n'
     )
+
+
+def test_a_full_disk_takes_no_row_and_ends_nothing(tmp_path, monkeypatch):
+    path = tmp_path / 'metrics.csv'
+    log = CsvLog(path)
+    assert log.append({'step': 1, 'loss': 0.5}) is None
+
+    def open_full(*args, **kwargs):
+        """A file on a disk with room for half of what is written."""
+        file = open(*args, **kwargs)
+        write = file.write
+
+        def write_half(text):
+            write(text[: len(text) // 2])
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+        if 'b' not in args[1]:
+            file.write = write_half
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            csv_log,
+            'open',
+            lambda path, mode='r', **kwargs: open_full(path, mode, **kwargs),
+            raising=False,
+        )
+        for step in (2, 3):
+            error = log.append({'step': step, 'loss': 0.4})
+            assert error.errno == errno.ENOSPC
+    assert not path.read_text(encoding='utf-8').endswith('\n')  # half a row
+    assert log.flush() is None
+    assert path.read_text(encoding='utf-8') == 'step,loss\n1,0.5\n2,0.4\n3,0.4\n'

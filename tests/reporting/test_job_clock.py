@@ -9,7 +9,7 @@ from sapiens_plugin.reporting.job_clock import JobClock, Phase, format_duration
 def make_clock(*, steps_per_epoch=1000, validates=(), period=1) -> JobClock:
     """One epoch of the head, ten of everything at four times the arithmetic."""
     return JobClock(
-        [Phase('head only', 1, step_work=1), Phase('everything', 11, step_work=4)],
+        [Phase('head alone', 1, step_work=1), Phase('everything', 11, step_work=4)],
         steps_per_epoch=steps_per_epoch,
         validation_epochs=validates,
         validation_work=50,
@@ -88,7 +88,7 @@ def test_a_phase_to_come_is_estimated_by_its_arithmetic_and_then_measured():
     for _ in range(100):
         clock.step(2, persons=32)
     phase, job = clock.left()
-    assert (clock.phase.name, clock.phase_number) == ('head only', 1)
+    assert (clock.phase.name, clock.phase_number) == ('head alone', 1)
     assert (phase.seconds, phase.measured) == (900 * 2, True)
     assert (job.seconds, job.measured) == (900 * 2 + 10_000 * 8, False)
 
@@ -146,3 +146,12 @@ def test_at_the_end_nothing_is_left():
 )
 def test_durations_have_two_units(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_without_phases_there_is_a_pace_but_no_time_left():
+    clock = JobClock([], steps_per_epoch=5, validation_epochs=(), validation_work=0)
+    for epoch in range(2):
+        clock.begin_epoch(epoch)
+        clock.step(2.0, persons=8)
+    assert clock.persons_per_second == 4
+    assert clock.phase is None and clock.left() is None

@@ -219,3 +219,30 @@ def test_other_keypoints_are_refused():
 def test_annotations_of_another_kind_are_refused():
     with pytest.raises(InputError, match='not that of COCO keypoints'):
         Evaluation({'images': []}, [], sigmas=SIGMAS)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('place', ['keypoints', 'score', 'bbox'])
+def test_predictions_that_are_not_finite_are_left_out(place, value):
+    persons = [make_person(n, image=n % 2) for n in range(4)]
+    results = [predict(person) for person in persons]
+    results[1]['bbox'] = [0.0, 0.0, 10.0, 10.0]
+    if place == 'score':
+        results[1]['score'] = value
+    else:
+        results[1][place][3] = value
+    evaluation = evaluate(persons, results)
+    assert evaluation.dropped == 1
+    matched = evaluation.matched()
+    assert sorted(person.oks for person in matched) == pytest.approx([0, 1, 1, 1])
+    assert evaluation.overall().ar == pytest.approx(0.75)
+
+
+def test_all_predictions_may_be_left_out():
+    persons = [make_person(n) for n in range(2)]
+    results = [predict(person, off=float('nan')) for person in persons]
+    evaluation = evaluate(persons, results)
+    assert evaluation.dropped == 2
+    assert evaluation.overall().ap == 0
+    assert [precision.ap for precision in evaluation.by_keypoint()] == [0] * 17
+    assert [person.prediction for person in evaluation.matched()] == [None] * 2

@@ -303,6 +303,18 @@ def test_images_that_are_gone_are_named_in_their_places(whole, tmp_path):
         ),
         (
             lambda path: path.write_text(
+                path.read_text('utf-8').replace('"file_name"', '"name"', 1), 'utf-8'
+            ),
+            "is not that of COCO keypoints: KeyError('file_name')",
+        ),
+        (
+            lambda path: path.write_text(
+                path.read_text('utf-8').replace('[55, 35, 90, 150]', '[5]', 1), 'utf-8'
+            ),
+            'is not that of COCO keypoints',
+        ),
+        (
+            lambda path: path.write_text(
                 '{"images": [], "annotations": [], "categories": []}', 'utf-8'
             ),
             'lack 19 of the images with predictions',
@@ -321,13 +333,114 @@ def test_annotations_that_do_not_fit_leave_the_rest(edit, message, whole, tmp_pa
     assert page.facts['Best AP'].startswith('0.800')
 
 
-@pytest.mark.parametrize('name', ['best_validation.json', 'plan.json'])
-@pytest.mark.parametrize('content', ['{"epoch"', '[]', '{"phases": [3]}', '{}'])
-def test_a_damaged_file_is_named(name, content, whole, tmp_path):
+def kept_with(**changes):
+    def edit(kept: dict) -> dict:
+        return kept | changes
+
+    return edit
+
+
+def kept_with_result(**changes):
+    def edit(kept: dict) -> dict:
+        first, *others = kept['results']
+        return kept | {'results': [first | changes, *others]}
+
+    return edit
+
+
+def kept_without_score(kept: dict) -> dict:
+    del kept['results'][0]['score']
+    return kept
+
+
+@pytest.mark.parametrize(
+    'edit',
+    [
+        lambda kept: [],
+        lambda kept: {'epoch': 3},
+        kept_without_score,
+        kept_with_result(score=None),
+        kept_with_result(keypoints=[0.0]),
+        kept_with_result(keypoints=[None] * 51),
+        kept_with_result(image_id=[1]),
+        kept_with_result(bbox=[1, 2]),
+        kept_with(epoch=None),
+        kept_with(metrics={}),
+        kept_with(seconds='36'),
+        kept_with(sigmas=[None] * 17),
+        kept_with(skeleton=[[0, 17]]),
+        kept_with(skeleton=[0]),
+        kept_with(images=None),
+    ],
+)
+def test_a_damaged_validation_leaves_the_rest(edit, whole, tmp_path):
     work_dir = shutil.copytree(whole[0], tmp_path / 'work')
-    (work_dir / name).write_text(content, encoding='utf-8')
-    with pytest.raises(InputError, match=re.escape(name)):
-        write_report(work_dir)
+    path = work_dir / 'best_validation.json'
+    kept = json.loads(path.read_text('utf-8'))
+    path.write_text(json.dumps(edit(kept)), encoding='utf-8')
+    page = write(work_dir)
+    assert f'Nothing to show here. {path} ' in page.text
+    assert page.facts['Best AP'].startswith('0.800')
+    assert 'Planned' in page.table('Times are means')['What']
+
+
+def plan_with_phase(**changes):
+    def edit(plan: dict) -> dict:
+        plan['phases'][0] |= changes
+        return plan
+
+    return edit
+
+
+def plan_without_name(plan: dict) -> dict:
+    del plan['phases'][0]['name']
+    return plan
+
+
+@pytest.mark.parametrize(
+    'edit',
+    [
+        lambda plan: [],
+        lambda plan: {},
+        lambda plan: plan | {'phases': [3]},
+        lambda plan: plan | {'total_hours': '3'},
+        plan_with_phase(epochs=None),
+        plan_with_phase(epochs=1.5),
+        plan_without_name,
+    ],
+)
+def test_a_damaged_plan_leaves_the_rest(edit, tmp_path):
+    work_dir = write_run(tmp_path)
+    path = work_dir / 'plan.json'
+    path.write_text(json.dumps(edit(make_plan())), encoding='utf-8')
+    page = write(work_dir)
+    assert f'{path} is not what `tools/plan.py --json` prints' in page.text
+    assert page.table('Times are means')['What'] == ['Measured']
+
+
+def test_files_that_are_no_json_are_named(whole, tmp_path):
+    work_dir = shutil.copytree(whole[0], tmp_path / 'work')
+    for name in ('best_validation.json', 'plan.json'):
+        (work_dir / name).write_text('{"epoch"', encoding='utf-8')
+    page = write(work_dir)
+    for name in ('best_validation.json', 'plan.json'):
+        assert str(work_dir / name) in page.text
+
+
+def test_predictions_of_a_diverged_model_are_counted(whole, tmp_path):
+    work_dir = shutil.copytree(whole[0], tmp_path / 'work')
+    path = work_dir / 'best_validation.json'
+    kept = json.loads(path.read_text('utf-8'))
+    for result in kept['results'][:2]:
+        result['keypoints'][:2] = [float('nan')] * 2
+    path.write_text(json.dumps(kept), encoding='utf-8')
+    page = write(work_dir)
+    assert '2 of the predictions are not finite' in page.text
+    assert page.texts.count('17 keypoints, no prediction left') == 3
+    for result in kept['results']:
+        result['keypoints'] = [float('nan')] * 51
+    path.write_text(json.dumps(kept), encoding='utf-8')
+    assert '19 of the predictions are not finite' in write(work_dir).text
 
 
 def test_a_loss_that_is_no_number_is_left_out_of_the_curve(tmp_path):

@@ -36,7 +36,9 @@ def log(handler, message):
 
 
 def show(bar, done):
-    bar.show('head only 1/110', done=done, total=4682, note='left 10 d 3 h, job ~351 d')
+    bar.show(
+        'head alone 1/110', done=done, total=4682, note='left 10 d 3 h, job ~351 d'
+    )
 
 
 def test_the_bar_stays_below_the_log(bar, screen, handler):
@@ -44,7 +46,7 @@ def test_the_bar_stays_below_the_log(bar, screen, handler):
     log(handler, 'a line')
     text = re.sub(r'\x1b\[[\d?]*[a-zA-Z]', '', screen.getvalue())
     drawn = [line.split() for line in re.split('[\r\n]+', text)]
-    last = 'head only 1/110 17/4682 left 10 d 3 h, job ~351 d'.split()
+    last = 'head alone 1/110 17/4682 left 10 d 3 h, job ~351 d'.split()
     assert [line for line in drawn if line] == [last, ['a', 'line'], last]
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,29 @@ def test_options_change_the_job(config, tool):
     assert 'holds a ViT of 128 dims' in said
 
 
+WEEK = REPO / 'configs' / 'sapiens1b_gtx1650_week.py'
+
+
+def test_a_budget_that_is_too_small_is_found_without_a_gpu(tool):
+    options = ('model.vram_budget=500', 'model.micro_batch=2')
+    code, said, _ = tool(WEEK, '--cfg-options', *options)
+    assert code == 1
+    (at,) = (n for n, line in enumerate(said.splitlines()) if '✘ GPU memory' in line)
+    line, mend = said.splitlines()[at : at + 2]
+    least = re.search('needs ([0-9,]+)', line)[1].replace(',', '')
+    assert 500 < int(least) < 1200
+    assert mend.endswith(f'--cfg-options model.micro_batch=2 model.vram_budget={least}')
+    budget = f'model.vram_budget={least}'
+    assert '✔ GPU memory' in tool(WEEK, '--cfg-options', budget)[1]
+
+
+def test_a_job_that_cannot_be_planned_is_a_failure(tool):
+    _, said, _ = tool(WEEK, '--cfg-options', 'model.head.type=NoSuchHead')
+    assert '✘ GPU memory' in said and 'NoSuchHead' in said
+    _, said, _ = tool(WEEK, '--cfg-options', 'train_dataloader.batch_size=0')
+    assert '✘ GPU memory' in said and 'train_dataloader.batch_size=0 should' in said
+
+
 def test_nothing_is_looked_at_with_packages_that_do_not_start(
     config, tool, monkeypatch
 ):
@@ -148,7 +172,8 @@ def test_no_config_exits_with_2(text, message, tool, tmp_path):
 def test_where_nothing_is_installed_it_says_so(option, tmp_path):
     tools = shutil.copytree(REPO / 'tools', tmp_path / 'tools')
     python = (sys.executable, '-S')  # without what is installed
-    done = call(tmp_path, *option, tool=tools / 'check_setup.py', python=python)
+    tool = tools / 'check_setup.py'
+    done = call(tmp_path, *option, tool=tool, python=python, PYTHONPATH='')
     assert (done.returncode, done.stderr) == (1, '')
     assert 'bootstrap.py' in done.stdout and 'not installed' in done.stdout
     if option:

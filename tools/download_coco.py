@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def main() -> int:
     """Run the command line."""
     args = parse_args()
     if args.verify:
+        print(f'Reading {args.root}', flush=True)
         parts = verify(
             args.root, keypoints_only=args.keypoints_only, detections=args.detections
         )
@@ -39,7 +41,7 @@ def main() -> int:
             connections=args.connections,
         )
     )
-    print(f'COCO is whole in {args.root}')
+    print(f'All that was asked for is in {args.root}; --verify reads it again')
     return 0
 
 
@@ -105,6 +107,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--mirror',
         metavar='URL',
+        type=_address,
         default=SERVER,
         help='a server with zips/ and annotations/ as on %(default)s',
     )
@@ -115,7 +118,16 @@ def parse_args() -> argparse.Namespace:
         default=16,
         help='how many at once (default: %(default)s)',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.verify and args.source:
+        parser.error('--verify reads what is there; --from is for fetching')
+    return args
+
+
+def _address(text: str) -> str:
+    if not re.match(r'https?://[^/]', text):
+        raise argparse.ArgumentTypeError(f'{text!r} is no address such as {SERVER}')
+    return text
 
 
 def _positive(text: str) -> int:
@@ -132,7 +144,6 @@ def report(verdicts: list[Verdict]) -> int:
             print(f'{fault.name} {fault.reason}')
         if len(shown) < len(verdict.faults):
             print(f'… and {len(verdict.faults) - len(shown):,} more')
-    print()
     for verdict in verdicts:
         how = 'bytes compared' if verdict.compared else 'readable'
         wrong = f'{len(verdict.faults):,} not right'

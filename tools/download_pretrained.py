@@ -31,9 +31,10 @@ def main() -> None:
     parser.add_argument(
         'size',
         nargs='?',
+        type=str.lower,
         choices=SIZES,
         default='1b',
-        help='of the model (default: 1b)',
+        help='size of the model (default: 1b)',
     )
     parser.add_argument(
         '--finetuned',

@@ -67,7 +67,12 @@ def verify(
             job reads.
         detections: Whether the person detections should be there.
         parts: What else should be there.
+
+    Raises:
+        InputError: The root is not a folder, or the disk refuses.
     """
+    if not root.is_dir():
+        raise InputError(f'{root} is not a folder. Correct --root or COCO_ROOT.')
     layout = Layout(root)
     with disk_errors(root):
         verdicts = [
@@ -106,6 +111,12 @@ def _verify_annotations(layout: Layout, part: Part) -> Verdict:
 
 def _verify_images(layout: Layout, part: Part, keypoints_only: bool) -> Verdict:
     index = layout.read_index(part)
+    if not layout.directory(part).is_dir():
+        reason = 'is missing'
+        if (layout.root / part.folder).is_dir():
+            reason += f', but there is {part.folder}: move it into images'
+        faults = [Fault(part.directory, reason)]
+        return Verdict(part.name, expected=part.images, faults=faults)
     files = {} if index is None else {file.name: file for file in index.files}
     selective = part.selective and (index.selective if index else keypoints_only)
     annotations = layout.annotation_file(part)

@@ -178,7 +178,15 @@ class Delivery:
         self._directory.mkdir(parents=True, exist_ok=True)
         absent = self._absent(files)
         self._layout.begin(self.part, files, selective=self._selective)
+        wanting = len(absent)
         absent = self._take_from_folders(absent)
+        if self._order.source and not self._local and len(absent) == wanting:
+            name = Path(self.part.path).name
+            self._say(
+                f'nothing of it in {self._order.source}, where {name} was looked for, '
+                f'also in zips, annotations and archives, and files, also in '
+                f'{self.part.directory} and {self.part.folder}'
+            )
         if absent:
             count, size = f'{len(absent):,}', gigabytes(sum(f.size for f in absent))
             self._say(f'{count} of {len(files):,} files to bring, {size}')

@@ -24,11 +24,12 @@ def require_space(path: str | Path, needed: int, *, what: str) -> None:
     """
     path = Path(path).absolute()
     free = shutil.disk_usage(nearest(path)).free
-    if free < needed + _MARGIN:
+    needed += _MARGIN
+    if free < needed:
         raise InputError(
             f'{what} needs {gigabytes(needed)} in {path}, where {gigabytes(free)} are '
-            f'free. Make room for {gigabytes(needed + _MARGIN - free)} more, or choose '
-            'a folder on another disk.'
+            f'free. Make room for {gigabytes(needed - free)} more, or choose a folder '
+            'on another disk.'
         )
 
 

@@ -19,6 +19,7 @@ import urllib3
 from sapiens_plugin.errors import InputError
 
 BLOCK = 256 * 1024  # bytes read at once
+_FIRST_ATTEMPTS = 4  # to reach a server that has not answered yet
 _SELDOM = 5.0  # s between two lines about waiting, whatever all the threads wait for
 _CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
 _NO_ADDRESS = (
@@ -125,6 +126,10 @@ class _TryAgain(Exception):
         self.retry_after = retry_after
 
 
+class _Unreachable(_TryAgain):
+    """Nobody answers."""
+
+
 class RemoteFile:
     """A file on a server, as it was when it was first asked for.
 
@@ -136,6 +141,7 @@ class RemoteFile:
         size: Its length in bytes.
         etag: What the server calls this version, if it does.
         has_ranges: Whether parts of it can be asked for.
+        was_reached: Whether the server ever answered.
 
     Raises:
         SourceError: It is not there, the server answers with something else, or with
@@ -145,6 +151,7 @@ class RemoteFile:
     def __init__(self, url: str, *, connections: Connections):
         self.url = url
         self.connections = connections
+        self.was_reached = False
         self.size, self.etag, self.has_ranges = self._patiently(self._look)
 
     @property
@@ -226,10 +233,13 @@ class RemoteFile:
                 'machine right, and are the certificates of your proxy known '
                 '(REQUESTS_CA_BUNDLE)?'
             ) from None
+        except requests.exceptions.TooManyRedirects:
+            raise SourceError(f'{self.url} leads round in circles.') from None
         except _CUT as error:
-            raise _TryAgain(_reason(error)) from None
+            raise _Unreachable(_reason(error)) from None
         except OSError as error:  # such as certificates that are not there
             raise SourceError(f'{self.url} cannot be asked: {error}.') from None
+        self.was_reached = True
         try:
             self._check_status(response)
         except (_TryAgain, SourceError):
@@ -302,7 +312,10 @@ class RemoteFile:
 
     def _wait(self, failures: int, error: _TryAgain) -> None:
         patience = self.connections.patience
-        if failures >= patience.attempts:
+        attempts = patience.attempts
+        if isinstance(error, _Unreachable) and not self.was_reached:
+            attempts = min(attempts, _FIRST_ATTEMPTS)
+        if failures >= attempts:
             raise SourceError(
                 f'{self.url} cannot be read: {error} ({failures} attempts '
                 'in a row). What has arrived is kept; run the command again to go on.'

@@ -197,4 +197,6 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
 def _describe(job: TrainingJob) -> str:
     if job.frozen_stages < 0:
         return 'all layers'
+    if job.trained_blocks == 0:
+        return 'head alone'
     return f'last {job.trained_blocks} of {job.arch.num_layers} layers'

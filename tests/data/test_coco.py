@@ -421,6 +421,16 @@ def test_a_folder_that_is_not_there(server, tmp_path):
         fetch(server, tmp_path, source=tmp_path / 'nowhere')
 
 
+def test_a_folder_without_anything_of_it_is_said(server, tmp_path, coco):
+    (tmp_path / 'mine' / 'deep').mkdir(parents=True)
+    shutil.copy(coco.archive('train2017'), tmp_path / 'mine' / 'deep')
+    lines = fetch(server, tmp_path / 'root', source=tmp_path / 'mine')
+    said = [line for line in lines if f'nothing of it in {tmp_path / "mine"}' in line]
+    assert [line.partition(':')[0] for line in said] == [
+        'annotations', 'val2017', 'train2017'
+    ]  # fmt: skip
+
+
 def test_the_folder_of_images_can_be_named_itself(server, tmp_path, coco):
     mine = tmp_path / 'mine'
     mine.mkdir()

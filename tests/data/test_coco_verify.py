@@ -7,6 +7,7 @@ from small_coco import make_small_coco
 from sapiens_plugin.data.coco import Order, bring
 from sapiens_plugin.data.coco_layout import ANNOTATIONS, DETECTIONS, TRAIN, VAL
 from sapiens_plugin.data.coco_verify import verify
+from sapiens_plugin.errors import InputError
 
 NUM_TRAIN, NUM_VAL = 24, 8
 PARTS = (
@@ -147,6 +148,21 @@ def test_annotations_of_other_images(coco, tmp_path):
         '1' * 12 + '.jpg': 'is missing',
         f'annotations/{path.name}': 'names 9 images, not the 8 of COCO 2017',
     }
+
+
+def test_images_one_folder_too_high(coco, tmp_path):
+    root = by_hand(coco, tmp_path)
+    (root / 'images/val2017').rename(root / 'val2017')
+    assert faults(root) == {
+        'val2017': {
+            'images/val2017': 'is missing, but there is val2017: move it into images'
+        }
+    }
+
+
+def test_a_root_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match='is not a folder'):
+        verify(tmp_path / 'nowhere')
 
 
 @pytest.mark.parametrize(

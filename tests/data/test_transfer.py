@@ -190,6 +190,25 @@ def test_says_that_there_is_no_server():
         RemoteFile('http://127.0.0.1:9/x', connections=Connections(patience=QUICK))
 
 
+def test_a_server_that_never_answered_is_given_up_sooner(waits):
+    with pytest.raises(InputError, match='4 attempts'):
+        RemoteFile('http://127.0.0.1:9/x', connections=Connections())
+    assert waits == [1, 2, 4]
+
+
+def test_a_server_that_answered_once_is_waited_for(server, waits):
+    file = RemoteFile(server.url + 'file.bin', connections=Connections())
+    server.misbehave(Fault('drop', times=7))
+    assert read(file, 0, 100) == DATA[:100]
+    assert len(waits) == 7
+
+
+def test_redirects_in_a_circle_are_said_at_once(server):
+    server.misbehave(Fault('redirect', location='/file.bin', times=None))
+    with pytest.raises(InputError, match='in circles'):
+        remote(server)
+
+
 def test_says_now_and_then_what_it_waits_for(server, monkeypatch):
     lines, clock = [], [0.0]
     monkeypatch.setattr(transfer.time, 'monotonic', lambda: clock[0])

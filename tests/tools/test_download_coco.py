@@ -78,7 +78,8 @@ def call(*args):
 def test_brings_verifies_and_repairs(server, hub, coco, tmp_path):
     done = call(server, hub, tmp_path)
     assert (done.returncode, done.stderr) == (0, '')
-    assert done.stdout.splitlines()[-1] == f'COCO is whole in {tmp_path}'
+    last = done.stdout.splitlines()[-1]
+    assert last == f'All that was asked for is in {tmp_path}; --verify reads it again'
     assert not {'\r', '\x1b'} & set(done.stdout)  # no bar where there is no terminal
     assert (tmp_path / BOXES_PATH).read_bytes() == BOXES
     for split, images in coco.images.items():
@@ -136,7 +137,9 @@ def test_without_the_hub_all_else_arrives(server, coco, tmp_path):
     ('options', 'words'),
     [
         (('--from', 'nowhere'), 'nowhere is not a folder. Correct --from.'),
-        (('--mirror', 'nonsense'), 'is no address'),
+        (('--mirror', 'nonsense'), "'nonsense' is no address such as https://"),
+        (('--verify', '--from', '.'), '--from is for fetching'),
+        (('--verify', '--root', 'nowhere'), 'nowhere is not a folder'),
         (('--connections', '0'), "'0' is not a number from 1 on"),
     ],
 )

@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -789,25 +788,17 @@ def test_what_a_killed_call_was_writing_is_removed(server, tmp_path, coco):
     assert there(tmp_path) == wanted(coco)
 
 
-def in_a_process(server, wish, *, seconds=None):
-    """Make a call in a process of its own; return how long it took.
-
-    Args:
-        server: What it asks; the time begins with the first request.
-        wish: What it brings.
-        seconds: When it is killed; None for not at all.
-    """
+def killed_in_a_process(server, wish, after):
+    """Make a call in a process of its own, and kill it after so many bytes."""
     before = len(server.seen())
     process = CONTEXT.Process(target=bring, args=(wish,), kwargs={'say': _quiet})
     process.start()
-    while len(server.seen()) == before and process.is_alive():
-        time.sleep(0.001)
-    started = time.monotonic()
-    process.join(seconds)
-    duration = time.monotonic() - started
+    while process.is_alive():
+        if sum(request.sent for request in server.seen()[before:]) >= after:
+            break
+        process.join(0.001)
     process.kill()
     process.join()
-    return duration
 
 
 def _quiet(line):
@@ -828,8 +819,8 @@ def test_a_killed_call_is_finished_by_the_next(tmp_path, coco):
         def slowed(latency, rate):
             server.latency, server.rate = latency, rate
 
-        slowed(0.003, 1_000_000)
-        duration = in_a_process(server, order(server, tmp_path / 'all'))
+        fetch(server, tmp_path / 'all')
+        total = server.sent()
         for number in range(50):
             root = tmp_path / str(number)
             choices = {
@@ -840,7 +831,7 @@ def test_a_killed_call_is_finished_by_the_next(tmp_path, coco):
             server.ranges = rng.random() < 0.8
             slowed(0.003, 1_000_000)
             wish = order(server, root, **choices)
-            in_a_process(server, wish, seconds=rng.uniform(0, duration))
+            killed_in_a_process(server, wish, after=rng.uniform(1, total))
             assert_nothing_wrong(root, coco)
             interrupted += not notes(root) >= NOTES
             slowed(0, None)

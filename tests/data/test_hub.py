@@ -420,7 +420,7 @@ def test_room_is_asked_for_before_the_first_byte(
 ):
     free = 64 * 1024**2 + len(CONTENT)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=free - 1))
-    with pytest.raises(InputError, match=r'model\.bin needs 0\.3 MB'):
+    with pytest.raises(InputError, match=r'model\.bin needs 67\.4 MB'):
         get()
     assert server.asked('resolve') == []
     # A part that is there needs no room any more.

@@ -9,7 +9,6 @@ where it fits.
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import statistics
@@ -19,8 +18,9 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
+
+from download_coco import apart
 
 CHECK = """
 import sys
@@ -62,15 +62,6 @@ def main() -> None:
     print_table(figures, args.files)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1), encoding='utf-8')
-
-
-def apart(function: Callable[..., None], *args: object) -> None:
-    """Call in another process: a command starts with the peak of who started it."""
-    process = multiprocessing.Process(target=function, args=args)
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(f'{function.__name__} ended with {process.exitcode}')
 
 
 def make_files(folder: Path, count: int, mean: float) -> None:

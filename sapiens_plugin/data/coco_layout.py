@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sapiens_plugin.data.image_check import Expected
-from sapiens_plugin.data.transfer import part_of, whole_file
+from sapiens_plugin.whole_file import part_of, whole_file
 
 SERVER = 'https://s3.amazonaws.com/images.cocodataset.org'
 

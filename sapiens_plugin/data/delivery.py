@@ -28,8 +28,8 @@ from sapiens_plugin.data.transfer import (
     RemoteFile,
     SourceError,
     download,
-    part_of,
 )
+from sapiens_plugin.whole_file import part_of
 
 _RUN = 16 * 1024**2  # bytes of neighbouring images that one request brings
 _LOOKS = 3  # times that files are asked for which arrive damaged

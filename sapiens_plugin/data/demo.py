@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.whole_file import whole_file, write_whole
 
 from .coco_keypoints import person_category
 from .drawn_people.scene import PersonLabel, draw_picture
@@ -126,7 +127,8 @@ def _draw_split(
         _, jpeg = cv2.imencode(
             '.jpg', picture.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         )
-        _write_whole(paths.images(split) / name, jpeg.tobytes())
+        with whole_file(paths.images(split) / name) as file:
+            file.write(jpeg.tobytes())
         images.append(
             {'id': image_id, 'file_name': name, 'width': width, 'height': height}
         )
@@ -229,15 +231,7 @@ def _write_manifest(
 
 
 def _write_json(path: Path, content: dict) -> None:
-    text = json.dumps(content, separators=(',', ':'))
-    _write_whole(path, text.encode('utf-8'))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears under its name only when it is whole."""
-    part = path.with_name(f'{path.name}.part')
-    part.write_bytes(content)
-    part.replace(path)
+    write_whole(path, json.dumps(content, separators=(',', ':')))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,12 +6,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import BinaryIO
 
 import requests
 import urllib3
@@ -349,26 +348,6 @@ def download(
             on_bytes(len(block))
         file.flush()
         os.fsync(file.fileno())
-
-
-def part_of(path: Path) -> Path:
-    """Return the name under which a file is written until it is whole."""
-    return path.with_name(path.name + '.part')
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name only if all goes well."""
-    part = part_of(path)
-    # Not written over: it may be a second name of a file that is somebody else's.
-    part.unlink(missing_ok=True)
-    try:
-        with open(part, 'xb') as file:
-            yield file
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _content_range(response: requests.Response) -> tuple[int, int] | None:

@@ -6,8 +6,11 @@ returns nothing. They read a few bytes, never a whole file.
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from sapiens_plugin.data.free_space import nearest
 from sapiens_plugin.errors import InputError
 
 _TAIL = 64  # bytes; JSON ends with its bracket and perhaps some white space
@@ -63,16 +66,9 @@ def check_writable(path: str | Path, *, way_out: str) -> None:
     Raises:
         InputError: It cannot.
     """
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as file:
-            file.write(b'\0')
-    except OSError as error:
-        raise InputError(
-            f'The directory {path.absolute()} cannot be written: '
-            f'{error.strerror or error}. {way_out}'
-        ) from None
+    with _said_of(path, way_out):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        _write_a_byte(path)
 
 
 def check_can_write(path: str | Path, *, way_out: str) -> None:
@@ -81,10 +77,14 @@ def check_can_write(path: str | Path, *, way_out: str) -> None:
     Raises:
         InputError: It could not.
     """
-    parent = existing_parent(path)
+    with _said_of(path, way_out):
+        _write_a_byte(nearest(Path(path)))
+
+
+@contextmanager
+def _said_of(path: str | Path, way_out: str) -> Iterator[None]:
     try:
-        with tempfile.TemporaryFile(dir=parent) as file:
-            file.write(b'\0')
+        yield
     except OSError as error:
         raise InputError(
             f'The directory {Path(path).absolute()} cannot be written: '
@@ -92,7 +92,6 @@ def check_can_write(path: str | Path, *, way_out: str) -> None:
         ) from None
 
 
-def existing_parent(path: str | Path) -> Path:
-    """Return the nearest thing that exists: the path itself, or one above it."""
-    path = Path(path).absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+def _write_a_byte(directory: str | Path) -> None:
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(b'\0')

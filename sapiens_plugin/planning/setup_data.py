@@ -15,12 +15,12 @@ from sapiens_plugin.data.coco_layout import (
     Part,
 )
 from sapiens_plugin.data.demo import DemoPaths
-from sapiens_plugin.data.free_space import gigabytes
+from sapiens_plugin.data.free_space import gigabytes, nearest
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.vit.architectures import ARCHITECTURES
 from sapiens_plugin.vit.lifting import check_backbone
 
-from .setup_checks import check_can_write, check_json_file, existing_parent
+from .setup_checks import check_can_write, check_json_file
 from .setup_job import DataSource, SetupJob
 from .setup_report import Check, Commands, shorten
 
@@ -236,7 +236,7 @@ def check_disk(job: SetupJob, commands: Commands) -> Check:
     Those of an earlier run in the same directory make room for new ones.
     """
     there = sum(path.stat().st_size for path in job.work_dir.glob('*.pth'))
-    free = shutil.disk_usage(existing_parent(job.work_dir)).free
+    free = shutil.disk_usage(nearest(Path(job.work_dir))).free
     detail = f'{gigabytes(free)} free; checkpoints take {gigabytes(job.disk_bytes)}'
     if there:
         detail += f', of which {gigabytes(there)} lie there'

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.reporting.whole_file import write_whole
+from sapiens_plugin.whole_file import write_whole
 
 FILE_NAME = 'best_validation.json'
 

@@ -23,13 +23,13 @@ from sapiens_plugin.reporting.report_plan import plan_against_run
 from sapiens_plugin.reporting.report_style import STYLE
 from sapiens_plugin.reporting.report_validation import validation_sections
 from sapiens_plugin.reporting.run_log import RunLog, read_run_log
-from sapiens_plugin.reporting.whole_file import write_whole
 from sapiens_plugin.reporting.work_dir import (
     Checkpoint,
     checkpoints,
     read_plan,
     versions,
 )
+from sapiens_plugin.whole_file import write_whole
 
 FILE_NAME = 'report.html'
 # What the summary of a config tells, and where it stands.

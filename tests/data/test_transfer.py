@@ -1,4 +1,3 @@
-import errno
 import random
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,8 +13,6 @@ from sapiens_plugin.data.transfer import (
     RemoteFile,
     Stopped,
     download,
-    part_of,
-    whole_file,
 )
 from sapiens_plugin.errors import InputError
 
@@ -358,29 +355,6 @@ def test_a_proxy_that_wants_a_password_is_said_at_once(server):
     server.misbehave(Fault('status', status=407))
     with pytest.raises(InputError, match='proxy that wants a name and a password'):
         remote(server)
-
-
-def test_a_file_appears_when_it_is_whole(tmp_path):
-    path = tmp_path / 'x'
-    path.write_bytes(b'old')
-    with pytest.raises(OSError), whole_file(path) as file:
-        file.write(b'new')
-        assert part_of(path).exists()
-        raise OSError(errno.ENOSPC, 'full')
-    assert path.read_bytes() == b'old'
-    assert not part_of(path).exists()
-    with whole_file(path) as file:
-        file.write(b'new')
-    assert path.read_bytes() == b'new'
-
-
-def test_a_second_name_of_another_file_is_not_written_over(tmp_path):
-    theirs = tmp_path / 'theirs'
-    theirs.write_bytes(b'theirs')
-    part_of(tmp_path / 'x').hardlink_to(theirs)
-    with whole_file(tmp_path / 'x') as file:
-        file.write(b'ours')
-    assert theirs.read_bytes() == b'theirs'
 
 
 def test_a_proxy_of_the_environment_is_asked(server, monkeypatch):

@@ -7,3 +7,23 @@ class InputError(ValueError):
     The message is one paragraph for the user: what is wrong, where it was found and
     what to do about it. The tools print it without a traceback and exit with 2.
     """
+
+
+class UnreadableImage(InputError):
+    """An image that is missing, damaged or not an image.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it, such as ``'cut short'``.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(
+            f'The image {path} cannot be read: {reason}. Fetch it again, or take its '
+            'entry out of the annotation file.'
+        )
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.reason)

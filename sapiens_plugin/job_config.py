@@ -19,16 +19,15 @@ import sapiens_plugin.registry  # noqa: F401  (makes the names known)
 from sapiens_plugin.data.annotations import keypoint_images
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.launch import mend_coco_root
-from sapiens_plugin.planning.job import (
-    Checkpoints,
-    HeadShape,
-    Persons,
-    Streaming,
-    TrainingJob,
+from sapiens_plugin.planning.job import Persons, TrainingJob
+from sapiens_plugin.planning.job_reader import (
+    is_named,
+    read_checkpoints,
+    read_head,
+    read_precision,
+    read_streaming,
 )
 from sapiens_plugin.streaming import memory
-from sapiens_plugin.streaming.modes import DTYPES, MODES
-from sapiens_plugin.streaming.precision import CHOICES as PRECISIONS
 from sapiens_plugin.vit.architectures import get_architecture
 from sapiens_plugin.vit.model import patch_grid
 
@@ -86,7 +85,7 @@ def read_job(cfg: Config, *, persons: Persons | None = None) -> TrainingJob:
 
 def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
     backbone = cfg.model.backbone
-    if backbone.type.rpartition('.')[2] != 'SapiensBackbone':
+    if not is_named(backbone.type, 'SapiensBackbone'):
         raise InputError(
             f'The config {name} is not a Sapiens job: its backbone is {backbone.type}. '
             "Planning knows model.backbone.type='sapiens_plugin.SapiensBackbone'."
@@ -97,36 +96,33 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
                 f'The config {name} has no {loader}_dataloader. Planning counts '
                 'training, validation and test; give it one of the data set.'
             )
-    streamed = cfg.model.type.rpartition('.')[2] == 'StreamedTopdownPoseEstimator'
+    streaming = read_streaming(cfg.model)
     loader = cfg.train_dataloader
     batch = _positive(loader.batch_size, f'{name}: train_dataloader.batch_size')
-    flips = [h for h in cfg.get('custom_hooks', []) if _is(h, 'FlipTestHook')]
+    micro_batch = _positive(cfg.model.get('micro_batch', 2), 'model.micro_batch')
+    hooks = cfg.get('custom_hooks', [])
+    flips = [hook for hook in hooks if is_named(hook['type'], 'FlipTestHook')]
     flip = cfg.model.get('test_cfg', {}).get('flip_test', False)
     warmups = [
-        h.get('warmup_epochs', 10)
-        for h in cfg.get('custom_hooks', [])
-        if _is(h, 'PhaseSwitchHook')
+        hook.get('warmup_epochs', 10)
+        for hook in hooks
+        if is_named(hook['type'], 'PhaseSwitchHook')
     ]
-    checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
     patch_grid(*backbone.img_size)
     return TrainingJob(
         name=name,
         arch=get_architecture(backbone.arch),
         img_size=tuple(backbone.img_size),
         extra_tokens=int(backbone.get('with_cls_token', False)),
-        head=_head(cfg.model.head),
+        head=read_head(cfg.model.head),
         batch=batch,
         accumulation=_positive(
             cfg.optim_wrapper.get('accumulative_counts', 1),
             f'{name}: optim_wrapper.accumulative_counts',
         ),
-        micro_batch=_micro_batch(cfg.model, batch) if streamed else batch,
-        streaming=_streaming(cfg.model) if streamed else None,
-        precision=(
-            _streamed_precision(cfg.model)
-            if streamed
-            else _unstreamed_precision(cfg.optim_wrapper)
-        ),
+        micro_batch=min(micro_batch, batch) if streaming else batch,
+        streaming=streaming,
+        precision=read_precision(cfg),
         with_cp=backbone.get('with_cp', False),
         frozen_stages=backbone.get('frozen_stages', -1),
         warmup_epochs=max(warmups, default=0),
@@ -146,77 +142,15 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
         workers=_positive(
             loader.get('num_workers', 0), f'{name}: train_dataloader.num_workers', 0
         ),
-        checkpoints=Checkpoints(
-            interval=max(checkpoint.get('interval', -1), 0),
-            kept=checkpoint.get('max_keep_ckpts', -1),
-            best=bool(checkpoint.get('save_best')),
-            last=checkpoint.get('save_last', True),
-        ),
+        checkpoints=read_checkpoints(cfg),
         persons=persons or count_persons(cfg),
     )
-
-
-def _is(hook: Mapping, name: str) -> bool:
-    return hook['type'].rpartition('.')[2] == name
 
 
 def _positive(value: object, name: str, least: int = 1) -> int:
     if not isinstance(value, int) or value < least:
         raise InputError(f'{name}={value!r} should be a whole number from {least} on.')
     return value
-
-
-def _micro_batch(model: Mapping, batch: int) -> int:
-    return min(_positive(model.get('micro_batch', 2), 'model.micro_batch'), batch)
-
-
-def _head(head: Mapping) -> HeadShape:
-    deconv = tuple(head.get('deconv_out_channels', (256, 256, 256)) or ())
-    conv = tuple(head.get('conv_out_channels') or ())
-    shape = HeadShape(
-        deconv_channels=deconv,
-        deconv_kernels=tuple(head.get('deconv_kernel_sizes', (4, 4, 4))[: len(deconv)]),
-        conv_channels=conv,
-        conv_kernels=tuple(head.get('conv_kernel_sizes') or ())[: len(conv)],
-        keypoints=head.out_channels,
-    )
-    for kind in ('deconv', 'conv'):
-        channels = getattr(shape, f'{kind}_channels')
-        kernels = getattr(shape, f'{kind}_kernels')
-        if len(channels) != len(kernels):
-            raise InputError(
-                f'model.head has {len(channels)} {kind}_out_channels and '
-                f'{len(kernels)} {kind}_kernel_sizes. It needs as many of both.'
-            )
-    return shape
-
-
-def _streaming(model: Mapping) -> Streaming:
-    mode = model.get('mode', 'compact')
-    if mode not in MODES:
-        raise InputError(f"model.mode={mode!r} is not 'exact' or 'compact'.")
-    given = {name: model.get(name) or value for name, value in MODES[mode].items()}
-    for name, value in given.items():
-        if value not in DTYPES[name]:
-            raise InputError(
-                f'model.{name}={value!r} is not one of {", ".join(DTYPES[name])}.'
-            )
-    return Streaming(**given, vram_budget=model.get('vram_budget'))
-
-
-def _streamed_precision(model: Mapping) -> str:
-    precision = model.get('precision', 'auto')
-    if precision not in PRECISIONS:
-        raise InputError(
-            f'model.precision={precision!r} is not one of {", ".join(PRECISIONS)}.'
-        )
-    return precision
-
-
-def _unstreamed_precision(optim_wrapper: Mapping) -> str:
-    if optim_wrapper.get('type', 'OptimWrapper') != 'AmpOptimWrapper':
-        return 'float32'
-    return optim_wrapper.get('dtype') or 'float16'
 
 
 def count_persons(cfg: Config) -> Persons:

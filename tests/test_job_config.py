@@ -39,7 +39,9 @@ def test_the_4_gb_job(repo):
     assert (job.val_batch, job.test_batch, job.workers) == (8, 8, 2)
     assert (job.val_flip, job.test_flip) == (False, True)
     assert (job.frozen_stages, job.precision) == (-1, 'auto')
-    assert job.checkpoints == Checkpoints(interval=5, kept=2, best=True, last=True)
+    assert job.checkpoints == Checkpoints(
+        interval=5, kept=2, by_time=0, best=True, last=True
+    )
     assert job.head.deconv_channels == job.head.conv_channels == (768, 768)
     assert (job.head.deconv_kernels, job.head.conv_kernels) == ((4, 4), (1, 1))
 
@@ -93,8 +95,9 @@ def test_checkpoints_may_come_at_the_end_alone(repo):
 def test_validations_are_those_of_mmengine(repo):
     options = {'train_cfg.val_interval': 20, 'train_cfg.val_begin': 50}
     job = read_job(config(repo, 'sapiens1b_gtx1650', **options), persons=SOME)
-    assert job.validations == 4  # after epochs 60, 80, 100 and 110
-    assert read_job(config(repo, 'sapiens1b_gtx1650'), persons=SOME).validations == 110
+    assert job.validation_epochs == (60, 80, 100, 110)
+    job = read_job(config(repo, 'sapiens1b_gtx1650'), persons=SOME)
+    assert job.validation_epochs == tuple(range(1, 111))
 
 
 def test_what_is_no_config_is_refused(tmp_path):

@@ -137,13 +137,7 @@ def _make_clock(runner: Runner) -> JobClock | None:
     return JobClock(
         [p for p, begin in zip(phases, (0, warmup), strict=True) if p.end > begin],
         steps_per_epoch=len(runner.train_dataloader),
-        validation_epochs=[
-            epoch
-            for epoch in range(1, job.max_epochs + 1)
-            if validation is not None
-            and epoch >= runner.train_loop.val_begin
-            and (epoch % job.val_interval == 0 or epoch == job.max_epochs)
-        ],
+        validation_epochs=job.validation_epochs if validation else (),
         validation_work=person_work(job, flip=job.val_flip).flop * job.persons.val,
         period=job.accumulation,
     )

@@ -195,23 +195,10 @@ def _without_context(parts: dict[str, int]) -> dict[str, int]:
 
 
 def disk_use(job: TrainingJob, use: DeviceUse) -> dict[str, int]:
-    """Return what checkpoints take of the disk at most, bytes by name.
-
-    A checkpoint holds the weights and the moments of what trains; the best one the
-    weights. A new one is written whole before an old one goes.
-    """
-    plan = job.checkpoints
+    """Return what checkpoints take of the disk at most, bytes by name."""
     weights = _FLOAT * all_parameters(use.job)
-    trained = trained_parameters(use.job, job)
     dtype = job.streaming.moment_dtype if job.streaming else 'float32'
-    full = weights + moment_bytes(trained, dtype)
-    written = job.max_epochs // plan.interval if plan.interval else 0
-    written += plan.last and (not plan.interval or job.max_epochs % plan.interval > 0)
-    kept = min(written, plan.kept) if plan.kept > 0 else written
-    best = weights if plan.best else 0
-    return dict(
-        checkpoints=kept * full,
-        best=best,
-        # MMEngine removes an old checkpoint first, but where it keeps one alone.
-        being_written=max(best, full if plan.kept == 1 else 0),
+    moments = moment_bytes(trained_parameters(use.job, job), dtype)
+    return job.checkpoints.disk(
+        max_epochs=job.max_epochs, weights=weights, full=weights + moments
     )

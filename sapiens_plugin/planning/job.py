@@ -13,7 +13,21 @@ class HeadShape:
     deconv_kernels: tuple[int, ...]
     conv_channels: tuple[int, ...]
     conv_kernels: tuple[int, ...]
+    final_kernel: int
     keypoints: int
+
+    def num_params(self, in_channels: int) -> int:
+        """Return how many parameters it has; deconvolutions have no bias."""
+        width, count = in_channels, 0
+        for channels, kernels, bias in (
+            (self.deconv_channels, self.deconv_kernels, 0),
+            (self.conv_channels, self.conv_kernels, 1),
+            ((self.keypoints,), (self.final_kernel,), 1),
+        ):
+            for out, kernel in zip(channels, kernels, strict=True):
+                count += width * out * kernel**2 + bias * out
+                width = out
+        return count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +46,43 @@ class Streaming:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """What is written: every how many epochs, how many are kept, and the best one.
+    """What is written of a run, and how much of it is kept.
 
     Attributes:
-        interval: Epochs; 0 for never.
+        interval: Epochs between two; 0 for never.
+        kept: How many of those; all unless positive.
+        by_time: How many written by time are kept beside them.
+        best: Whether the best weights are kept.
+        last: Whether the last epoch is written in any case.
     """
 
     interval: int
     kept: int
+    by_time: int
     best: bool
     last: bool
+
+    def disk(self, *, max_epochs: int, weights: int, full: int) -> dict[str, int]:
+        """Return the bytes they take at most, by name.
+
+        A new one is written whole before an old one goes.
+
+        Args:
+            max_epochs: Of the job.
+            weights: Bytes of the model's weights: the best one has no more.
+            full: Bytes of a checkpoint to resume from: weights and moments.
+        """
+        written = max_epochs // self.interval if self.interval else 0
+        written += self.last and (not self.interval or max_epochs % self.interval > 0)
+        kept = min(written, self.kept) if self.kept > 0 else written
+        replaces = self.by_time > 0 or kept < written
+        best = weights if self.best else 0
+        return dict(
+            checkpoints=kept * full,
+            by_time=self.by_time * full,
+            best=best,
+            being_written=full if replaces else best,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +171,12 @@ class TrainingJob:
         return self.arch.num_layers - max(self.frozen_stages, 0)
 
     @property
-    def validations(self) -> int:
-        """How often a run validates: MMEngine adds one after the last epoch."""
-        return sum(
-            epoch % self.val_interval == 0 or epoch == self.max_epochs
+    def validation_epochs(self) -> tuple[int, ...]:
+        """After which epochs a run validates: MMEngine adds the last one."""
+        return tuple(
+            epoch
             for epoch in range(max(self.val_begin, 1), self.max_epochs + 1)
+            if epoch % self.val_interval == 0 or epoch == self.max_epochs
         )
 
     def changed(self, **changes) -> 'TrainingJob':

@@ -186,7 +186,7 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
         precision=precision,
         phases=tuple(phases),
         validation=without_training(
-            job.val_batch, job.persons.val, job.val_flip, job.validations
+            job.val_batch, job.persons.val, job.val_flip, len(job.validation_epochs)
         ),
         test=without_training(job.test_batch, job.persons.test, job.test_flip, 1),
         host=host_use(job, last, on_cpu=card.vram_mib is None),

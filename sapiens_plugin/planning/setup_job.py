@@ -9,20 +9,21 @@ import torch
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.streaming.memory import HostMemory, host_memory
-from sapiens_plugin.streaming.modes import MODES
 from sapiens_plugin.streaming.moments import moment_bytes
 from sapiens_plugin.vit.architectures import PATCH_SIZE
 from sapiens_plugin.vit.model import SapiensViT
 
 from .job import Checkpoints, Streaming
+from .job_reader import (
+    is_named,
+    read_checkpoints,
+    read_head,
+    read_precision,
+    read_streaming,
+)
 from .setup_report import Commands
 
 _SPLITS = ('train', 'val', 'test')
-_BACKBONE = ('SapiensBackbone', 'sapiens_plugin.SapiensBackbone')
-_STREAMED = (
-    'StreamedTopdownPoseEstimator',
-    'sapiens_plugin.StreamedTopdownPoseEstimator',
-)
 _BUFFERED_BATCHES = 2  # that a worker of PyTorch's loader makes ahead
 _FLOAT = 4  # bytes
 
@@ -121,22 +122,15 @@ class SetupJob:
 
     @property
     def disk_bytes(self) -> int:
-        """What checkpoints take at most.
-
-        A checkpoint holds weights and moments, the best one weights alone. A new one is
-        written whole before an old one goes.
-        """
-        plan = self.checkpoints
+        """What checkpoints take at most."""
         moments = 'float32' if self.streaming is None else self.streaming.moment_dtype
         weights = _FLOAT * self.num_params
-        full = weights + moment_bytes(self.num_trainable, moments)
-        written = self.max_epochs // plan.interval if plan.interval > 0 else 0
-        if plan.last and (plan.interval <= 0 or self.max_epochs % plan.interval):
-            written += 1
-        kept = min(written, plan.kept) if plan.kept > 0 else written
-        best = weights if plan.best else 0
-        # MMEngine removes an old checkpoint first, but where it keeps one alone.
-        return kept * full + best + max(best, full if plan.kept == 1 else 0)
+        parts = self.checkpoints.disk(
+            max_epochs=self.max_epochs,
+            weights=weights,
+            full=weights + moment_bytes(self.num_trainable, moments),
+        )
+        return sum(parts.values())
 
     @property
     def resident_bytes(self) -> int:
@@ -185,7 +179,8 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
         InputError: This is no job for a Sapiens, or a number in it is impossible.
     """
     backbone = _get(cfg, 'model', 'backbone') or {}
-    if backbone.get('type') not in _BACKBONE or 'train_dataloader' not in cfg:
+    known = is_named(backbone.get('type', ''), 'SapiensBackbone')
+    if not known or 'train_dataloader' not in cfg:
         raise InputError(
             f'{config} is not a job for a Sapiens: it needs model.backbone.type='
             f"'sapiens_plugin.SapiensBackbone' and a train_dataloader. The shipped "
@@ -193,7 +188,10 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
         )
     vit = _backbone(backbone, config)
     frozen = _held_by_frozen_stages(vit, backbone.get('frozen_stages', -1))
-    total = sum(p.numel() for p in vit.parameters()) + _head_params(cfg['model'])
+    head = read_head(cfg['model']['head'])
+    total = sum(p.numel() for p in vit.parameters()) + head.num_params(
+        vit.arch.embed_dims
+    )
     loaders = {s: cfg[f'{s}_dataloader'] for s in _SPLITS if cfg.get(f'{s}_dataloader')}
     pixels = vit.grid[0] * vit.grid[1] * PATCH_SIZE**2
     return SetupJob(
@@ -203,8 +201,8 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
         num_params=total,
         num_trainable=total - frozen,
         batch=loaders['train'].get('batch_size', 1),
-        precision=_precision(cfg),
-        streaming=_streaming(cfg['model']),
+        precision=read_precision(cfg),
+        streaming=read_streaming(cfg['model']),
         backbone_weights=(backbone.get('init_cfg') or {}).get('checkpoint'),
         whole_weights=cfg.get('load_from'),
         sources=[
@@ -224,7 +222,7 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
         work_dir=Path(cfg.get('work_dir') or Path('work_dirs', config.stem)),
         other_dirs=[Path(folder) for folder in _other_dirs(cfg)],
         max_epochs=_get(cfg, 'train_cfg', 'max_epochs') or 1,
-        checkpoints=_checkpoints(cfg),
+        checkpoints=read_checkpoints(cfg),
     )
 
 
@@ -257,47 +255,6 @@ def _held_by_frozen_stages(vit: SapiensViT, stages: int) -> int:
     return sum(p.numel() for p in alone) + sum(
         p.numel() for module in held for p in module.parameters()
     )
-
-
-def _head_params(model: Mapping) -> int:
-    """Count the parameters of a heatmap head."""
-    head = model.get('head') or {}
-    default = dict(deconv=((256, 256, 256), (4, 4, 4)), conv=((), ()))
-    width, count = head.get('in_channels', 0), 0
-    for kind, bias in (('deconv', 0), ('conv', 1)):
-        channels = head.get(f'{kind}_out_channels', default[kind][0]) or ()
-        kernels = head.get(f'{kind}_kernel_sizes', default[kind][1]) or ()
-        for out, kernel in zip(channels, kernels, strict=False):
-            count += width * out * kernel**2 + bias * out
-            width = out
-    kernel = (head.get('final_layer') or {}).get('kernel_size', 1)
-    out = head.get('out_channels', 0)
-    return count + width * out * kernel**2 + out
-
-
-def _precision(cfg: Mapping) -> str:
-    wrapper = cfg.get('optim_wrapper') or {}
-    if 'AmpOptimWrapper' in wrapper.get('type', ''):
-        return wrapper.get('dtype') or 'float16'
-    if cfg['model'].get('type') in _STREAMED:
-        return cfg['model'].get('precision', 'auto')
-    return 'float32'
-
-
-def _streaming(model: Mapping) -> Streaming | None:
-    if model.get('type') not in _STREAMED:
-        return None
-    mode = model.get('mode', 'compact')
-    if mode not in MODES:
-        raise InputError(f'model.mode={mode!r} is not one of {", ".join(MODES)}.')
-    budget = model.get('vram_budget')
-    if not isinstance(budget, int | None):
-        raise InputError(
-            f'model.vram_budget={budget!r} is not a number of MiB, such as 3000, or '
-            'None for what is free.'
-        )
-    dtypes = {name: model.get(name) or value for name, value in MODES[mode].items()}
-    return Streaming(vram_budget=budget, **dtypes)
 
 
 def _datasets(dataset: Mapping) -> Iterator[Mapping]:
@@ -337,13 +294,3 @@ def _other_dirs(cfg: Mapping) -> Iterator[str]:
     yield from (writer['save_dir'] for writer in writers if writer.get('save_dir'))
     if checkpoint.get('out_dir'):
         yield checkpoint['out_dir']
-
-
-def _checkpoints(cfg: Mapping) -> Checkpoints:
-    hook = _get(cfg, 'default_hooks', 'checkpoint') or {}
-    return Checkpoints(
-        interval=hook.get('interval', -1),
-        kept=hook.get('max_keep_ckpts', -1),
-        best=bool(hook.get('save_best')),
-        last=hook.get('save_last', True),
-    )

@@ -45,7 +45,7 @@ def some_job(draw: random.Random) -> tuple[TrainingJob, DeviceUse, bool]:
         img_size=(16 * draw.randint(1, 64), 16 * draw.randint(1, 48)),
         extra_tokens=draw.randint(0, 1),
         head=HeadShape(deconv_channels=(256,), deconv_kernels=(4,), conv_channels=(),
-                       conv_kernels=(), keypoints=17),
+                       conv_kernels=(), final_kernel=1, keypoints=17),
         batch=batch,
         accumulation=draw.choice([1, 16]),
         micro_batch=batch,
@@ -61,7 +61,7 @@ def some_job(draw: random.Random) -> tuple[TrainingJob, DeviceUse, bool]:
         val_flip=False,
         test_flip=True,
         workers=draw.randint(0, 16),
-        checkpoints=Checkpoints(interval=1, kept=1, best=True, last=True),
+        checkpoints=Checkpoints(interval=1, kept=1, by_time=0, best=True, last=True),
         persons=Persons(train=100, val=10, test=10),
     )  # fmt: skip
     block = 4 * (12 * dims * dims + 13 * dims)

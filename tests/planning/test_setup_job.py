@@ -65,8 +65,8 @@ def test_the_job_of_4_gb():
     assert job.backbone_weights.endswith('sapiens_1b_epoch_173_torchscript.pt2')
     assert job.whole_weights is None
     assert job.work_dir == Path('work_dirs', 'sapiens1b_gtx1650')
-    # 4 bytes of weights and 2.06 of moments a parameter, in two; and two best ones.
-    expected = (2 * (4 + 2.0625) + 2 * 4) * job.num_params
+    # 4 bytes of weights and 2.06 of moments a parameter, in three; and the best one.
+    expected = (3 * (4 + 2.0625) + 4) * job.num_params
     assert job.disk_bytes == pytest.approx(expected, rel=1e-3)
     train, val, test = job.sources
     assert (
@@ -109,14 +109,16 @@ def test_a_resident_job_holds_gradients_and_moments_of_what_trains():
 @pytest.mark.parametrize(
     'plan, epochs, periodic',
     [
-        (Checkpoints(interval=5, kept=2, best=False, last=True), 110, 2),
-        (Checkpoints(interval=5, kept=-1, best=False, last=True), 12, 3),
-        (Checkpoints(interval=5, kept=-1, best=False, last=False), 12, 2),
-        (Checkpoints(interval=5, kept=-1, best=False, last=True), 10, 2),
-        (Checkpoints(interval=5, kept=3, best=False, last=True), 10, 2),
-        (Checkpoints(interval=1, kept=1, best=False, last=True), 9, 2),
-        (Checkpoints(interval=-1, kept=-1, best=False, last=True), 9, 1),
-        (Checkpoints(interval=-1, kept=-1, best=False, last=False), 9, 0),
+        (Checkpoints(interval=5, kept=2, by_time=0, best=False, last=True), 110, 3),
+        (Checkpoints(interval=5, kept=-1, by_time=0, best=False, last=True), 12, 3),
+        (Checkpoints(interval=5, kept=-1, by_time=0, best=False, last=False), 12, 2),
+        (Checkpoints(interval=5, kept=-1, by_time=0, best=False, last=True), 10, 2),
+        (Checkpoints(interval=5, kept=3, by_time=0, best=False, last=True), 10, 2),
+        (Checkpoints(interval=1, kept=1, by_time=0, best=False, last=True), 9, 2),
+        (Checkpoints(interval=5, kept=1, by_time=2, best=False, last=True), 110, 4),
+        (Checkpoints(interval=0, kept=1, by_time=2, best=False, last=False), 9, 3),
+        (Checkpoints(interval=0, kept=-1, by_time=0, best=False, last=True), 9, 1),
+        (Checkpoints(interval=0, kept=-1, by_time=0, best=False, last=False), 9, 0),
     ],
 )
 def test_checkpoints_that_lie_there_at_once(plan, epochs, periodic):

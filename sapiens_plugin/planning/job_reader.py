@@ -1,0 +1,111 @@
+"""Parts of a config as plain numbers: the head, streaming, precision, checkpoints.
+
+Takes a config as mappings, MMEngine's or plain ones, and imports no MM package: what
+looks at a config before a job can start is spared the seconds that those take.
+"""
+
+from collections.abc import Mapping
+
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.streaming.modes import DTYPES, MODES
+from sapiens_plugin.streaming.precision import CHOICES as PRECISIONS
+
+from .job import Checkpoints, HeadShape, Streaming
+
+
+def is_named(type_name: str, name: str) -> bool:
+    """Tell whether a config's type is a class of that name, in whatever scope."""
+    return type_name.rpartition('.')[2] == name
+
+
+def is_streamed(model: Mapping) -> bool:
+    """Tell whether a model's weights are streamed."""
+    return is_named(model.get('type', ''), 'StreamedTopdownPoseEstimator')
+
+
+def read_head(head: Mapping) -> HeadShape:
+    """Read ``model.head``.
+
+    Raises:
+        InputError: It has more channels than kernels, or the other way round.
+    """
+    deconv = tuple(head.get('deconv_out_channels', (256, 256, 256)) or ())
+    conv = tuple(head.get('conv_out_channels') or ())
+    shape = HeadShape(
+        deconv_channels=deconv,
+        deconv_kernels=tuple(head.get('deconv_kernel_sizes', (4, 4, 4))[: len(deconv)]),
+        conv_channels=conv,
+        conv_kernels=tuple(head.get('conv_kernel_sizes') or ())[: len(conv)],
+        final_kernel=(head.get('final_layer') or {}).get('kernel_size', 1),
+        keypoints=head['out_channels'],
+    )
+    for kind in ('deconv', 'conv'):
+        channels = getattr(shape, f'{kind}_channels')
+        kernels = getattr(shape, f'{kind}_kernels')
+        if len(channels) != len(kernels):
+            raise InputError(
+                f'model.head has {len(channels)} {kind}_out_channels and '
+                f'{len(kernels)} {kind}_kernel_sizes. It needs as many of both.'
+            )
+    return shape
+
+
+def read_streaming(model: Mapping) -> Streaming | None:
+    """Read how a model is streamed; None: it is not.
+
+    Raises:
+        InputError: A mode, a type or a budget that there is not.
+    """
+    if not is_streamed(model):
+        return None
+    mode = model.get('mode', 'compact')
+    if mode not in MODES:
+        raise InputError(f"model.mode={mode!r} is not 'exact' or 'compact'.")
+    given = {name: model.get(name) or value for name, value in MODES[mode].items()}
+    for name, value in given.items():
+        if value not in DTYPES[name]:
+            raise InputError(
+                f'model.{name}={value!r} is not one of {", ".join(DTYPES[name])}.'
+            )
+    budget = model.get('vram_budget')
+    if not isinstance(budget, int | None):
+        raise InputError(
+            f'model.vram_budget={budget!r} is not a number of MiB, such as 3000, or '
+            'None for what is free.'
+        )
+    return Streaming(**given, vram_budget=budget)
+
+
+def read_precision(cfg: Mapping) -> str:
+    """Read what matrix products are computed in: ``'auto'`` or a type.
+
+    Raises:
+        InputError: A precision that there is not.
+    """
+    wrapper = cfg.get('optim_wrapper') or {}
+    if is_named(wrapper.get('type', 'OptimWrapper'), 'AmpOptimWrapper'):
+        return wrapper.get('dtype') or 'float16'
+    if not is_streamed(cfg['model']):
+        return 'float32'
+    precision = cfg['model'].get('precision', 'auto')
+    if precision not in PRECISIONS:
+        raise InputError(
+            f'model.precision={precision!r} is not one of {", ".join(PRECISIONS)}.'
+        )
+    return precision
+
+
+def read_checkpoints(cfg: Mapping) -> Checkpoints:
+    """Read what is written, and how much of it is kept."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    by_time = is_named(hook.get('type', ''), 'CheckpointHook') and (
+        hook['type'].startswith('sapiens_plugin.')
+        and hook.get('interval_minutes', 30) is not None
+    )
+    return Checkpoints(
+        interval=max(hook.get('interval', -1), 0),
+        kept=hook.get('max_keep_ckpts', -1),
+        by_time=hook.get('max_keep_by_time', 2) if by_time else 0,
+        best=bool(hook.get('save_best')),
+        last=hook.get('save_last', True),
+    )

@@ -90,12 +90,10 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
             f'The config {name} is not a Sapiens job: its backbone is {backbone.type}. '
             "Planning knows model.backbone.type='sapiens_plugin.SapiensBackbone'."
         )
-    for loader in ('train', 'val', 'test'):
-        if not cfg.get(f'{loader}_dataloader'):
-            raise InputError(
-                f'The config {name} has no {loader}_dataloader. Planning counts '
-                'training, validation and test; give it one of the data set.'
-            )
+    if not cfg.get('train_dataloader'):
+        raise InputError(f'The config {name} has no train_dataloader: nothing to plan.')
+    # Without one, as with --no-validate, there is nobody to predict.
+    val, test = (cfg.get(f'{split}_dataloader') or {} for split in ('val', 'test'))
     streaming = read_streaming(cfg.model)
     loader = cfg.train_dataloader
     batch = _positive(loader.batch_size, f'{name}: train_dataloader.batch_size')
@@ -129,13 +127,15 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
         max_epochs=_positive(cfg.train_cfg.max_epochs, f'{name}: train_cfg.max_epochs'),
         val_interval=_positive(
             cfg.train_cfg.get('val_interval', 1), f'{name}: train_cfg.val_interval'
-        ),
+        )
+        if val
+        else None,
         val_begin=cfg.train_cfg.get('val_begin', 1),
         val_batch=_positive(
-            cfg.val_dataloader.batch_size, f'{name}: val_dataloader.batch_size'
+            val.get('batch_size', 1), f'{name}: val_dataloader.batch_size'
         ),
         test_batch=_positive(
-            cfg.test_dataloader.batch_size, f'{name}: test_dataloader.batch_size'
+            test.get('batch_size', 1), f'{name}: test_dataloader.batch_size'
         ),
         val_flip=flips[0].get('val', False) if flips else flip,
         test_flip=flips[0].get('test', True) if flips else flip,
@@ -162,6 +162,8 @@ def count_persons(cfg: Config) -> Persons:
     notes: list[str] = []
 
     def count(split: str) -> int:
+        if not cfg.get(f'{split}_dataloader'):
+            return 0
         path = _annotation_file(cfg[f'{split}_dataloader'].dataset)
         published = COCO_PERSONS['train' if split == 'train' else 'val']
         if path is None or not path.is_file():
@@ -179,10 +181,11 @@ def count_persons(cfg: Config) -> Persons:
         return number
 
     train, val = count('train'), count('val')
-    test = cfg.test_dataloader.dataset
+    test = (cfg.get('test_dataloader') or {}).get('dataset', {})
     boxes = test.get('bbox_file')
     if not boxes:
-        same = _annotation_file(test) == _annotation_file(cfg.val_dataloader.dataset)
+        validated = (cfg.get('val_dataloader') or {}).get('dataset', {})
+        same = _annotation_file(test) == _annotation_file(validated)
         return Persons(
             train=train, val=val, test=val if same else count('test'), notes=(*notes,)
         )

@@ -54,7 +54,10 @@ def main(tool: str) -> None:
         stock = _load(stock_tool(f'{tool}.py'))
         args = stock.parse_args()
         if tool == 'train':
-            _check_training(_read_config(args), args)
+            cfg = _read_config(args)
+            _check_training(cfg, args)
+            if args.launcher == 'none':  # planning knows one GPU
+                _tell_plan(stock.merge_args(cfg, args))
         else:
             _check_test(_read_config(args), args)
         stock.main()
@@ -157,6 +160,15 @@ def _check_weights(path: str | None) -> None:
 
     if path is not None and '://' not in path:
         sniff(path)
+
+
+def _tell_plan(cfg: Mapping) -> None:
+    from sapiens_plugin.job_plan import leave_plan
+    from sapiens_plugin.reporting.work_dir import PLAN_NAME
+
+    work_dir = Path(cfg.work_dir)
+    if not (cfg.get('resume') and (work_dir / PLAN_NAME).exists()):
+        print(leave_plan(cfg, work_dir), flush=True)
 
 
 def _check_work_dir(cfg: Mapping, args: Namespace) -> None:

@@ -74,7 +74,7 @@ def call(*command, cwd) -> str:
 @pytest.mark.skipif(sys.platform == 'win32', reason='the launch scripts need bash')
 def test_two_processes_train_and_test_like_one(job, repo, tmp_path):
     said = call('bash', repo / 'tools/dist_train.sh', job, 2, cwd=tmp_path)
-    assert 'Phase 1 (head only) from epoch 1' in said
+    assert 'Phase 1 (head alone) from epoch 1' in said
     assert 'Phase 2 (full fine-tuning) from epoch 2' in said
     # One of them reports.
     assert said.count(' | epoch 1/3 | step 3/3 | loss ') == 1

@@ -77,7 +77,7 @@ def test_other_jobs(repo):
         ({'model.micro_batch': 0}, 'model.micro_batch=0'),
         ({'model.head.conv_kernel_sizes': (1,)}, '2 conv_out_channels and 1'),
         ({'train_dataloader.num_workers': -1}, 'num_workers=-1'),
-        ({'val_dataloader': None}, 'has no val_dataloader'),
+        ({'train_dataloader': None}, 'has no train_dataloader'),
     ],
 )
 def test_what_is_no_sapiens_job_is_refused(repo, options, message):
@@ -163,3 +163,11 @@ def test_measuring_follows_the_job_and_not_the_config(repo):
     assert measured(warmup=True, frozen_stages=2).first_trainable == 5
     assert measured(img_size=(256, 192)).token_bytes == 4 * measured().token_bytes
     assert measured(batch=4).block.peak < measured().block.peak
+
+
+def test_a_job_that_validates_nothing(repo):
+    options = {'val_dataloader': None, 'test_dataloader': None}
+    cfg = config(repo, 'sapiens_tiny_demo', **options)
+    job = read_job(cfg)
+    assert job.validation_epochs == ()
+    assert (job.persons.val, job.persons.test) == (0, 0)

@@ -223,9 +223,13 @@ def test_train_amp_resume_and_test_from_another_directory(job, demo, repo, tmp_p
         return answer.stdout + answer.stderr
 
     train = (repo / 'tools' / 'train.py', config, '--work-dir', 'runs')
-    call(*train, '--amp', '--no-validate')
+    assert 'Planned, not measured, on ' in call(*train, '--amp', '--no-validate')
+    plan = elsewhere / 'runs' / 'plan.json'
+    assert 'Planned' in (elsewhere / 'runs' / 'report.html').read_text(encoding='utf-8')
+    plan.write_text('{}', encoding='utf-8')  # a resumed job keeps its plan
     said = call(*train, '--amp', '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
     assert 'resumed epoch: 1' in said
+    assert plan.read_text(encoding='utf-8') == '{}'
     last = elsewhere / 'runs' / 'epoch_2.pth'
     assert last.is_file()
     flags = ('--out', 'metrics.json', '--dump', 'dump.pkl', '--show-dir', 'drawn')

@@ -101,7 +101,7 @@ class PhaseSwitchHook(Hook):
 
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
-        phase = '1 (head only)' if self._in_warmup else '2 (full fine-tuning)'
+        phase = '1 (head alone)' if self._in_warmup else '2 (full fine-tuning)'
         runner.logger.info(
             f'Phase {phase} from epoch {runner.epoch + 1}: {trainable:,} of {total:,} '
             'parameters train.'

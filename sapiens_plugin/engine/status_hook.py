@@ -1,6 +1,5 @@
 """How far a training is, and how long it will take."""
 
-import copy
 import sys
 from time import perf_counter
 
@@ -110,12 +109,8 @@ def _make_clock(runner: Runner) -> JobClock | None:
         val=len(validation.dataloader.sampler) if validation else 0,
         test=0,
     )
-    cfg = copy.copy(runner.cfg)
-    for name in ('val_dataloader', 'test_dataloader'):
-        if not cfg.get(name):  # as with --no-validate
-            cfg[name] = cfg.train_dataloader
     try:
-        job = read_job(cfg, persons=persons)
+        job = read_job(runner.cfg, persons=persons)
     except InputError as error:
         runner.logger.info(f'The log will not tell the time left. {error}')
         return JobClock(
@@ -137,7 +132,7 @@ def _make_clock(runner: Runner) -> JobClock | None:
     return JobClock(
         [p for p, begin in zip(phases, (0, warmup), strict=True) if p.end > begin],
         steps_per_epoch=len(runner.train_dataloader),
-        validation_epochs=job.validation_epochs if validation else (),
+        validation_epochs=job.validation_epochs,
         validation_work=person_work(job, flip=job.val_flip).flop * job.persons.val,
         period=job.accumulation,
     )

@@ -114,7 +114,7 @@ class TrainingJob:
         frozen_stages: As in ``SapiensBackbone``.
         warmup_epochs: Epochs of the head alone.
         max_epochs: All epochs.
-        val_interval: Epochs between validations.
+        val_interval: Epochs between validations; None: there are none.
         val_begin: The first epoch after which there may be one.
         val_batch: Images a validation batch.
         test_batch: Images a test batch.
@@ -139,7 +139,7 @@ class TrainingJob:
     frozen_stages: int
     warmup_epochs: int
     max_epochs: int
-    val_interval: int
+    val_interval: int | None
     val_begin: int = 1
     val_batch: int
     test_batch: int
@@ -173,6 +173,8 @@ class TrainingJob:
     @property
     def validation_epochs(self) -> tuple[int, ...]:
         """After which epochs a run validates: MMEngine adds the last one."""
+        if self.val_interval is None:
+            return ()
         return tuple(
             epoch
             for epoch in range(max(self.val_begin, 1), self.max_epochs + 1)

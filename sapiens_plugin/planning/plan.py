@@ -147,7 +147,10 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
         InputError: A streamed job's budget is too small, or its precision gives wrong
             values on this card.
     """
-    precision = card.precision(job.precision)
+    requested = job.precision
+    if job.streaming is None and card.vram_mib is None and requested == 'float16':
+        requested = 'bfloat16'  # what --amp does on a CPU
+    precision = card.precision(requested)
     dtype = precision.dtype
 
     def use(warmup: bool, training: bool, job: TrainingJob = job) -> DeviceUse:

@@ -126,7 +126,7 @@ def test_the_switch_is_logged_with_its_parameter_counts(demo_config, make_runner
     text = log.read_text(encoding='utf-8')
     head = sum(p.numel() for p in runner.model.head.parameters())
     total = sum(p.numel() for p in runner.model.parameters())
-    assert f'Phase 1 (head only) from epoch 1: {head:,} of {total:,}' in text
+    assert f'Phase 1 (head alone) from epoch 1: {head:,} of {total:,}' in text
     assert f'Phase 2 (full fine-tuning) from epoch 2: {total:,} of {total:,}' in text
     assert 'gradients of 3 micro-batches that filled no optimizer step' in text
 

@@ -1,0 +1,60 @@
+"""The plan of a job, told and kept when its training starts."""
+
+import json
+from pathlib import Path
+
+from mmengine.config import Config
+
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.job_config import read_job, stage_measurer
+from sapiens_plugin.planning.machine_probe import probe_machine
+from sapiens_plugin.planning.plan import Plan, make_plan
+from sapiens_plugin.planning.plan_report import as_dict
+from sapiens_plugin.reporting.work_dir import PLAN_NAME
+from sapiens_plugin.whole_file import write_whole
+
+
+def leave_plan(cfg: Config, work_dir: Path) -> str:
+    """Write ``plan.json`` for the report that will compare it with what happened.
+
+    Measures this machine for some seconds.
+
+    Args:
+        cfg: The config of a training job.
+        work_dir: Where the job's files go; made where there is none.
+
+    Returns:
+        What to tell the user, in one paragraph.
+    """
+    try:
+        plan = make_plan(read_job(cfg), probe_machine(), stage_measurer(cfg))
+    except InputError as error:
+        return f'There is no plan for this job. {error}'
+    path = work_dir / PLAN_NAME
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(as_dict(plan, []), indent=2))
+    except OSError as error:
+        return f'{_summary(plan)} {path} could not be written: {error}.'
+    return _summary(plan)
+
+
+def _summary(plan: Plan) -> str:
+    card = plan.card
+    gpu = ''
+    if card.vram_mib is not None:
+        gpu = (
+            f'{plan.vram_peak / 2**20:,.0f} of {card.vram_mib:,} MiB of the GPU'
+            f'{"" if plan.fits else ", WHICH DOES NOT FIT"}, '
+        )
+    return (
+        f'Planned, not measured, on {card.driver_name}: '
+        f'{_duration(plan.total_hours)} in all ({_duration(plan.floor_hours)} by '
+        f'arithmetic alone), {gpu}{sum(plan.host.values()) / 2**30:.1f} GiB of host '
+        f'memory, {sum(plan.disk.values()) / 2**30:.1f} GiB of disk. tools/plan.py '
+        'tells more, and what else would fit.'
+    )
+
+
+def _duration(hours: float) -> str:
+    return f'{hours * 60:.0f} min' if hours < 2 else f'{hours:,.0f} h'

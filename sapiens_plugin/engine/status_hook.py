@@ -50,7 +50,10 @@ class StatusHook(Hook):
         now = perf_counter()
         if self._validated is not None:
             self.clock.pause(now - self._last, validated=self._validated)
-        self.clock.begin_epoch(runner.epoch)
+        steps = len(runner.train_dataloader)
+        # Where the batch size was another one, the iterations so far are no place.
+        done = (runner.iter - runner.epoch * steps) % steps
+        self.clock.begin_epoch(runner.epoch, done=done)
         self._last = now
 
     def after_train_iter(
@@ -81,7 +84,8 @@ class StatusHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Note that the coming pause has a validation in it."""
-        self._validated = True
+        if self._validated is not None:
+            self._validated = True
 
     def after_val_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
         """Draw how far the validation is."""

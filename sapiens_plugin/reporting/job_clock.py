@@ -91,17 +91,18 @@ class JobClock:
         """Its number, from 1; phases have to be known."""
         return self._phases.index(self._phase) + 1
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Note that an epoch begins.
+    def begin_epoch(self, epoch: int, *, done: int = 0) -> None:
+        """Note that an epoch begins, or goes on.
 
         Args:
             epoch: Epochs trained before it, also by earlier starts of the job.
+            done: Steps of it that an earlier start has made.
         """
         phase = next((phase for phase in self._phases if epoch < phase.end), None)
         if phase is not self._phase and self._steps:
             self._before = self._step_seconds(), self._phase.step_work
             self._steps.clear()
-        self._phase, self._epoch, self._step = phase, epoch, 0
+        self._phase, self._epoch, self._step = phase, epoch, done
 
     def step(self, seconds: float, *, persons: int) -> None:
         """Note a step.

@@ -155,3 +155,18 @@ def test_the_loader(shipped):
     alone = step(0)
     assert alone.seconds == pytest.approx(step(16).seconds + 32 * LOADER_SECONDS)
     assert alone.floor == step(16).floor
+
+
+def test_a_flipped_prediction_has_the_weights_come_twice(shipped):
+    planned = shipped('sapiens1b_gtx1650')
+    card = replace(get_card('gtx1650-maxq'), bus_gb_s=1e-3)
+    use = device_use(
+        planned.job, planned.measure, warmup=False, training=False,
+        dtype=torch.float32, vram_mib=card.vram_mib,
+    )  # fmt: skip
+    once, twice = (
+        prediction(planned.job, use, card, torch.float32, flip=flip)
+        for flip in (False, True)
+    )
+    assert once.bound == twice.bound == 'weights on their way'
+    assert twice.floor == 2 * once.floor

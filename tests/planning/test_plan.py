@@ -93,3 +93,14 @@ def test_phases_follow_the_epochs(plan_of):
     whole = plan_of('sapiens1b_coco_1024x768')
     assert [phase.name for phase in whole.phases] == ['all layers']
     assert not whole.fits
+
+
+def test_host_memory_and_disk_are_those_of_the_last_phase(plan_of):
+    """The head alone has small gradients and moments; what trains later has not."""
+    plan = plan_of('sapiens1b_gtx1650')
+    alone = plan_of('sapiens1b_gtx1650', warmup_epochs=110)
+    later = plan_of('sapiens1b_gtx1650', warmup_epochs=0)
+    assert plan.host == later.host
+    assert plan.disk == later.disk
+    assert sum(alone.host.values()) < sum(plan.host.values()) - 4e9
+    assert alone.disk['checkpoints'] < plan.disk['checkpoints']

@@ -123,6 +123,27 @@ def test_validations_count_by_their_arithmetic_and_then_as_measured():
     assert (job.seconds, job.measured) == (90 * 8 + 2 * 70 + 7 * 5, True)
 
 
+def test_a_pause_that_lasted_long_once_is_not_expected_again():
+    clock = make_clock(steps_per_epoch=10, validates=range(1, 12))
+    for epoch, seconds in enumerate((70, 900, 72, 71, 70)):
+        clock.begin_epoch(epoch)
+        for _ in range(10):
+            clock.step(2, persons=32)
+        clock.pause(seconds, validated=True)
+    clock.begin_epoch(5)
+    assert clock.left()[1].seconds == 60 * 2 + 6 * 71
+    for seconds in (10, 10, 10):  # and what was long ago counts no more
+        clock.pause(seconds, validated=True)
+    assert clock.left()[1].seconds == 60 * 2 + 6 * 10
+
+
+def test_an_epoch_taken_up_in_its_middle_has_the_rest_to_go():
+    clock = make_clock(steps_per_epoch=10)
+    clock.begin_epoch(10, done=7)
+    clock.step(2, persons=32)
+    assert [left.seconds for left in clock.left()] == [2 * 2, 2 * 2]
+
+
 def test_at_the_end_nothing_is_left():
     clock = make_clock(steps_per_epoch=10)
     clock.begin_epoch(10)

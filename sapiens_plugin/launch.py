@@ -74,7 +74,7 @@ def mend_coco_root() -> None:
     """
     root = os.environ.pop('COCO_ROOT', '')
     if root:
-        os.environ['COCO_ROOT'] = Path(root).as_posix()
+        os.environ['COCO_ROOT'] = Path(root).expanduser().as_posix()
 
 
 def _load(script: Path) -> ModuleType:

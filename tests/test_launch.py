@@ -55,6 +55,17 @@ def with_weights(job, path):
     return config.parent / 'with_weights.py'
 
 
+def test_coco_root_may_begin_with_a_tilde(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/someone')
+    monkeypatch.setenv('USERPROFILE', '/home/someone')
+    monkeypatch.setenv('COCO_ROOT', '~/coco')
+    launch.mend_coco_root()
+    assert os.environ['COCO_ROOT'] == '/home/someone/coco'
+    monkeypatch.setenv('COCO_ROOT', '')
+    launch.mend_coco_root()
+    assert 'COCO_ROOT' not in os.environ
+
+
 def spoil_annotations(root, change):
     path = root / 'annotations' / 'person_keypoints_train.json'
     change(path)

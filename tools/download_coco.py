@@ -100,7 +100,9 @@ def parse_args() -> argparse.Namespace:
         '--root',
         metavar='DIR',
         type=Path,
-        default=Path(os.environ.get('COCO_ROOT') or ROOT / 'data' / 'coco'),
+        default=Path(
+            os.environ.get('COCO_ROOT') or ROOT / 'data' / 'coco'
+        ).expanduser(),
         help='where it goes (default: the environment variable COCO_ROOT, else '
         'data/coco)',
     )

@@ -1,9 +1,10 @@
 # Sapiens-1B at 512×384 on a large GPU, 32 images at once, in bf16 on top of fp32
 # weights.
 #
-# GPU memory, estimated: 18.6 GB of weights, gradients and moments; layer boundaries
-# 6 GB (autocast keeps the residual stream in fp32); bf16 copies of weights 2.3 GB; one
-# recomputed layer and the head 7 GB. About 34 GB, and 39 GB with several GPUs.
+# GPU memory, computed by tools/plan.py: 35 GiB. Weights, gradients and moments take
+# 17.4 GiB; layer boundaries (autocast keeps the residual stream in fp32) and bf16 copies
+# of weights 7.7; one recomputed layer and the head 7.7; CUDA and gaps the rest. Several
+# GPUs take 4.3 GiB more each, for gradients on their way.
 _base_ = ['_base_/two_phases.py', '_base_/coco.py', '_base_/sapiens_pose.py']
 
 codec = dict(type='UDPHeatmap', input_size=(384, 512), heatmap_size=(96, 128), sigma=3)

@@ -1,8 +1,9 @@
 # Sapiens-1B at its published resolution, for the published COCO checkpoints and for
 # training like them on large GPUs (the authors used 16 A100s for about a week).
 #
-# GPU memory, estimated for training at 1 image: 18.7 GB of weights, gradients and
-# moments, 1.1 GB of activations and 2 GB in the head. For tools/test.py: 8 GB.
+# GPU memory, computed by tools/plan.py for training at 1 image: 23 GiB (24 GB). Weights,
+# gradients and moments take 17.4 GiB, layer boundaries 0.7, AdamW's step 3.7, CUDA and
+# gaps the rest. For tools/test.py: 7.1 GiB.
 _base_ = ['_base_/runtime.py', '_base_/coco.py', '_base_/sapiens_pose.py']
 
 codec = dict(
@@ -41,7 +42,9 @@ val_dataloader = dict(batch_size=4, dataset=dict(pipeline=val_pipeline))
 test_dataloader = dict(batch_size=4, dataset=dict(pipeline=val_pipeline))
 
 # MMPose's schedule for ViTs. With N GPUs the effective batch is 16 × N.
-train_cfg = dict(by_epoch=True, max_epochs=210, val_interval=10)
+train_cfg = dict(
+    type='sapiens_plugin.ResumableTrainLoop', max_epochs=210, val_interval=10
+)
 optim_wrapper = dict(accumulative_counts=16)
 auto_scale_lr = dict(enable=False, base_batch_size=1)
 param_scheduler = [

@@ -2,9 +2,24 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from sapiens_plugin.errors import InputError
+
+
+class Interrupted(BaseException):
+    """A training that was asked to leave, and does, its work saved.
+
+    Args:
+        signum: The signal that asked.
+        saved: The checkpoint to go on from; None if none could be written.
+    """
+
+    def __init__(self, signum: int, *, saved: Path | None):
+        super().__init__(signum, saved)
+        self.signum = signum
+        self.saved = saved
 
 
 def run(tool: str, main: Callable[[], int | None]) -> NoReturn:

@@ -9,10 +9,8 @@ import is among the things that fail; ``import sapiens_plugin.registry`` sees to
 
 import importlib.machinery
 import importlib.util
-import os
 import pickle
 import re
-import shutil
 import sys
 import types
 import warnings
@@ -26,9 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sapiens_plugin.checkpoints.loading import load_from_local
+from sapiens_plugin.checkpoints.saving import save_to_local
+from sapiens_plugin.datasets import loader_workers
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.mapped import release_pages
-from sapiens_plugin.vit.checkpoint import load_pickle, sniff
 
 
 @cache
@@ -44,7 +44,9 @@ def apply() -> None:
     save_checkpoints_whole()
     run_amp_on_cpu()
     run_distributed_on_cpu()
-    repair_spawned_workers()
+    check_annotation_files()
+    repair_workers()
+    await_dead_workers()
 
 
 # --- Imports ------------------------------------------------------------------------
@@ -307,43 +309,26 @@ def load_checkpoints_on_cpu() -> None:
         default is ``weights_only=False``.
 
     Cure:
-        MMEngine's loaders for files and for HTTP are replaced. ``load_state_dict`` of
-        models and optimizers then copies each tensor to where it belongs.
+        MMEngine's loaders for files and for HTTP are replaced by those of
+        :mod:`sapiens_plugin.checkpoints`. ``load_state_dict`` of models and optimizers
+        then copies each tensor to where it belongs.
     """
     from mmengine.runner import checkpoint
 
-    checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)
+    checkpoint.CheckpointLoader.register_scheme('', _load_from_local, force=True)
     checkpoint.load_url = load_url
 
 
-def load_from_local(path: str | Path, map_location: Any = None) -> dict:
-    """Load a checkpoint file onto the CPU, executing nothing.
+def _load_from_local(path: str, map_location: Any = None) -> dict:
+    from mmengine.logging import print_log
 
-    Args:
-        path: A file of ``torch.save`` or safetensors.
-        map_location: Where MMEngine wants it. Not heeded.
-
-    Raises:
-        InputError: The file is missing, damaged, of another kind, or its pickle asks
-            for anything but weights and what MMEngine logs.
-    """
-    path = Path(path).expanduser()
-    kind = sniff(path)
-    if kind == 'torchscript':
-        raise InputError(
-            f'{path} is a TorchScript archive: weights to start training from, not a '
-            'checkpoint of a run. Name it in the config, or with --cfg-options '
-            f'model.backbone.init_cfg.checkpoint={path}, and not as load_from, '
-            '--resume or the checkpoint of tools/test.py.'
+    checkpoint = load_from_local(path)
+    if 'frozen' in checkpoint:
+        print_log(
+            'The weights that did not train come from '
+            f'{Path(path).with_name(checkpoint["frozen"]["file"])}.',
+            logger='current',
         )
-    if kind == 'safetensors':
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    checkpoint = load_pickle(path)
-    # Runner.resume runs this text, of releases before 2022, as a Python config.
-    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
-        checkpoint['meta'].pop('config', None)
     return checkpoint
 
 
@@ -475,7 +460,7 @@ def _tensors(tables: Iterable[dict | None]) -> list[tuple[dict, str, Tensor]]:
 
 @cache
 def save_checkpoints_whole() -> None:
-    """Write checkpoints straight to disk, and none but whole ones.
+    """Write checkpoints straight to disk, sealed, and none but whole ones.
 
     Symptom:
         Saving a run of 1B takes 14 GB of memory more than training it. A power cut or
@@ -484,23 +469,16 @@ def save_checkpoints_whole() -> None:
 
     Cause:
         ``save_checkpoint`` pickles into memory first and writes in place then.
-        With ``max_keep_ckpts=1`` CheckpointHook removes the one checkpoint there is,
-        which ``last_checkpoint`` names, before it saves the next.
 
     Cure:
-        A local file is written under another name, and takes its own when it is whole
-        and on the disk. A hook that keeps one checkpoint removes it last. What goes
-        to another backend goes MMEngine's way.
+        A local file is written by :func:`sapiens_plugin.checkpoints.saving
+        .save_to_local`. What goes to another backend goes MMEngine's way.
     """
     from mmengine import runner
-    from mmengine.hooks import CheckpointHook
 
     save = _saving_whole(runner.save_checkpoint)
     for module in (runner, runner.checkpoint, runner.runner):
         module.save_checkpoint = save
-    CheckpointHook._save_checkpoint_with_step = _removing_last(
-        CheckpointHook._save_checkpoint_with_step
-    )
 
 
 def _saving_whole(save_checkpoint: Callable) -> Callable:
@@ -515,79 +493,6 @@ def _saving_whole(save_checkpoint: Callable) -> Callable:
             save_checkpoint(checkpoint, filename, file_client_args, backend_args)
         else:
             save_to_local(checkpoint, filename)
-
-    return save
-
-
-def save_to_local(checkpoint: dict, path: str | Path) -> None:
-    """Save a checkpoint to a file that appears under its name only when it is whole.
-
-    Takes no memory beside the checkpoint's own. A file of that name stays as it is
-    until it is replaced.
-
-    Args:
-        checkpoint: Anything that ``torch.save`` saves.
-        path: File to write; its directory is made where there is none.
-
-    Raises:
-        InputError: The disk is full, or the file cannot be written or replaced.
-    """
-    path = Path(path)
-    part = path.with_name(f'{path.name}.part')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(part, 'wb') as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        # torch.save follows up a failed write with a complaint of its own.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        part.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        raise InputError(
-            f'The checkpoint {path} could not be written: {cause.strerror or cause}. '
-            f'It needs {_gigabytes(_size(checkpoint))}; {_gigabytes(free)} are free. '
-            'Older checkpoints are as they were. Make room, or name another disk with '
-            '--cfg-options default_hooks.checkpoint.out_dir=PATH, and go on with '
-            '--resume.'
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _size(checkpoint: dict) -> int:
-    """Add up the bytes of all tensors in a checkpoint."""
-    from mmengine.utils import apply_to
-
-    sizes = []
-    apply_to(checkpoint, torch.is_tensor, lambda value: sizes.append(value.nbytes))
-    return sum(sizes)
-
-
-def _gigabytes(size: int) -> str:
-    return f'{size / 1e9:.2f} GB'
-
-
-def _removing_last(save_checkpoint_with_step: Callable) -> Callable:
-    from mmengine.dist import is_main_process
-
-    @wraps(save_checkpoint_with_step)
-    def save(self, runner, step: int, meta: dict) -> None:
-        outdated = None
-        # Where more are kept, the hook removes one that last_checkpoint does not name.
-        if self.max_keep_ckpts == 1 and step not in self.keep_ckpt_ids:
-            outdated = next(iter(self.keep_ckpt_ids), None)
-            self.keep_ckpt_ids.clear()  # so that the hook finds nothing to remove
-        save_checkpoint_with_step(self, runner, step, meta)
-        if outdated is not None and is_main_process():
-            name = self.filename_tmpl.format(outdated)
-            path = self.file_backend.join_path(self.out_dir, name)
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
 
     return save
 
@@ -684,24 +589,63 @@ def run_distributed_on_cpu() -> None:
     MMDistributedDataParallel.__init__ = init
 
 
-# --- Windows ------------------------------------------------------------------------
+# --- Data ---------------------------------------------------------------------------
 
 
 @cache
-def repair_spawned_workers() -> None:
-    """Repair the stack in data-loading workers too.
+def check_annotation_files() -> None:
+    """Check annotation files as they are read, and keep what sizes they tell.
+
+    Symptom:
+        KeyError: 'file_name', and the like, without the name of the file. Or hours
+        into an epoch, at the one person with 16 keypoints; or at the first validation,
+        as an area is missing. On Windows, a name in UTF-8 stops the job. Labels lie
+        beside pictures that have an EXIF orientation and were labelled unturned.
+
+    Cause:
+        The stack takes files for what they should be. The sizes that annotations give
+        reach the pipeline with a detector's boxes, and with true boxes not.
+
+    Cure:
+        A file is checked while its data set is built, and the metric's file when the
+        metric learns of its data set, before training. Sizes come with all persons.
+    """
+    from mmpose.datasets.datasets.base import base_coco_style_dataset
+    from mmpose.evaluation.metrics import CocoMetric
+
+    from sapiens_plugin.datasets import coco_files
+
+    base_coco_style_dataset.COCO = coco_files.CheckedCoco
+    dataset = base_coco_style_dataset.BaseCocoStyleDataset
+    dataset.parse_data_info = coco_files.checked_parse(dataset.parse_data_info)
+    dataset.load_data_list = coco_files.checked_load(dataset.load_data_list)
+    meta = CocoMetric.dataset_meta
+    CocoMetric.dataset_meta = meta.setter(coco_files.checked_meta(meta.fset))
+
+
+# --- Data-loading workers -----------------------------------------------------------
+
+
+@cache
+def repair_workers() -> None:
+    """Repair the stack in data-loading workers, too, and keep signals from them.
 
     Symptom:
         On Windows, with ``mmdet`` transforms in the pipeline: DataLoader worker exited
-        unexpectedly, and above it: No module named 'mmcv._ext'.
+        unexpectedly, and above it: No module named 'mmcv._ext'. Elsewhere, Ctrl-C or
+        SLURM's SIGTERM ends the workers, and with them a run that meant to finish its
+        step. After a ``kill -9`` of the run, its workers stay.
 
     Cause:
         Where processes are spawned and not forked, a worker is a fresh Python that
         imports the data set's modules while it unpickles it, before any code of ours.
+        Signals go to all processes of a terminal or a job. A worker that sees its
+        parent gone waits for its last batch to be read.
 
     Cure:
         The function that a worker runs is unpickled before its arguments are. The one
-        put in its place repairs the stack when that happens.
+        put in its place repairs the stack when that happens, and leaves signals to
+        the parent (:func:`~sapiens_plugin.datasets.loader_workers.heed_parent_alone`).
     """
     from torch.utils.data._utils import worker
 
@@ -715,6 +659,7 @@ class _WorkerLoop:
         self._loop = loop
 
     def __call__(self, *args) -> None:
+        loader_workers.heed_parent_alone()
         self._loop(*args)
 
     def __reduce__(self) -> tuple:
@@ -726,3 +671,28 @@ def _repaired_worker_loop() -> Callable:
 
     apply()
     return worker._worker_loop
+
+
+@cache
+def await_dead_workers() -> None:
+    """Tell of a dead data-loading worker where its batch is awaited, and only there.
+
+    Symptom:
+        The system kills a worker for memory, and the run ends with a RuntimeError out
+        of any line whatever: in the middle of an optimizer step, or of a checkpoint.
+
+    Cause:
+        PyTorch's handler for the end of child processes raises in whatever the main
+        thread is doing.
+
+    Cure:
+        It raises while a batch is awaited. What dies at another time is noticed when
+        the next one is, and
+        :class:`~sapiens_plugin.datasets.loader_workers.DeadWorkers` tells exit codes.
+    """
+    from torch.utils.data import dataloader
+    from torch.utils.data._utils import signal_handling
+
+    signal_handling._error_if_any_worker_fails = loader_workers.raise_if_dead
+    iterator = dataloader._MultiProcessingDataLoaderIter
+    iterator._try_get_data = loader_workers.awaiting(iterator._try_get_data)

@@ -14,13 +14,17 @@ class UnreadableImage(InputError):
 
     Args:
         path: The file.
-        reason: What is wrong with it, such as ``'cut short'``.
+        reason: What is wrong with it, such as ``'it is cut short'``. PyTorch makes the
+            error of a data-loading worker anew from a traceback alone, which then is
+            the message.
     """
 
-    def __init__(self, path: str, reason: str):
+    def __init__(self, path: str, reason: str = ''):
         super().__init__(
             f'The image {path} cannot be read: {reason}. Fetch it again, or take its '
             'entry out of the annotation file.'
+            if reason
+            else path
         )
         self.path = path
         self.reason = reason

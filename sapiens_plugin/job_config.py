@@ -18,9 +18,11 @@ from mmengine.registry import init_default_scope
 import sapiens_plugin.registry  # noqa: F401  (makes the names known)
 from sapiens_plugin.data.annotations import keypoint_images
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.job_files import check_config_name
 from sapiens_plugin.launch import mend_coco_root
-from sapiens_plugin.planning.job import Persons, TrainingJob
+from sapiens_plugin.planning.job import COCO_PERSONS, Persons, TrainingJob
 from sapiens_plugin.planning.job_reader import (
+    check_schedule,
     is_named,
     read_checkpoints,
     read_head,
@@ -31,8 +33,6 @@ from sapiens_plugin.streaming import memory
 from sapiens_plugin.vit.architectures import get_architecture
 from sapiens_plugin.vit.model import patch_grid
 
-# COCO 2017 as published: persons that keypoint jobs train and validate on.
-COCO_PERSONS = dict(train=149_813, val=6_352)
 # Boxes of COCO_val2017_detections_AP_H_70_person.json, about.
 COCO_DETECTIONS = 104_000
 
@@ -43,11 +43,7 @@ def load_config(path: str | Path, options: Mapping | None = None) -> Config:
     Raises:
         InputError: It is not there, or is no config.
     """
-    if not Path(path).is_file():
-        raise InputError(
-            f'The config {path} does not exist. The shipped ones are in configs/ of '
-            'the sapiens_plugin repository.'
-        )
+    check_config_name(path)
     mend_coco_root()
     try:
         # MMEngine prints which variables it put in, where others want JSON.
@@ -107,6 +103,8 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
         if is_named(hook['type'], 'PhaseSwitchHook')
     ]
     patch_grid(*backbone.img_size)
+    max_epochs = _positive(cfg.train_cfg.max_epochs, f'{name}: train_cfg.max_epochs')
+    check_schedule(cfg)
     return TrainingJob(
         name=name,
         arch=get_architecture(backbone.arch),
@@ -124,7 +122,7 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
         with_cp=backbone.get('with_cp', False),
         frozen_stages=backbone.get('frozen_stages', -1),
         warmup_epochs=max(warmups, default=0),
-        max_epochs=_positive(cfg.train_cfg.max_epochs, f'{name}: train_cfg.max_epochs'),
+        max_epochs=max_epochs,
         val_interval=_positive(
             cfg.train_cfg.get('val_interval', 1), f'{name}: train_cfg.val_interval'
         )

@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.job_config import read_job, stage_measurer
+from sapiens_plugin.planning.amounts import duration, size
 from sapiens_plugin.planning.machine_probe import probe_machine
 from sapiens_plugin.planning.plan import Plan, make_plan
 from sapiens_plugin.planning.plan_report import as_dict
@@ -49,12 +50,8 @@ def _summary(plan: Plan) -> str:
         )
     return (
         f'Planned, not measured, on {card.driver_name}: '
-        f'{_duration(plan.total_hours)} in all ({_duration(plan.floor_hours)} by '
-        f'arithmetic alone), {gpu}{sum(plan.host.values()) / 2**30:.1f} GiB of host '
-        f'memory, {sum(plan.disk.values()) / 2**30:.1f} GiB of disk. tools/plan.py '
+        f'{duration(plan.total_hours)} in all ({duration(plan.floor_hours)} by '
+        f'arithmetic alone), {gpu}{size(sum(plan.host.values()))} of host '
+        f'memory, {size(sum(plan.disk.values()))} of disk. tools/plan.py '
         'tells more, and what else would fit.'
     )
-
-
-def _duration(hours: float) -> str:
-    return f'{hours * 60:.0f} min' if hours < 2 else f'{hours:,.0f} h'

@@ -7,6 +7,8 @@ from pathlib import Path, PureWindowsPath
 from mmengine.config import Config
 
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.job_files import check_new_config_name
+from sapiens_plugin.planning.amounts import duration, size
 from sapiens_plugin.planning.job import TrainingJob
 from sapiens_plugin.planning.plan import Plan
 from sapiens_plugin.vit.architectures import ARCHITECTURES
@@ -67,16 +69,13 @@ def write_config(path: str | Path, cfg: Config, old: TrainingJob, plan: Plan) ->
         plan: Of the new job.
 
     Raises:
-        InputError: The file is there already, or cannot be written.
+        InputError: The file is there already, its folder is not, or it cannot be
+            written.
     """
     path = Path(path)
-    if path.suffix != '.py':
-        raise InputError(f'--write {path}: the name of a config ends with .py.')
-    if path.exists():
-        raise InputError(f'--write {path} is there already. Name another file.')
+    check_new_config_name(path)
     part = path.with_name(f'{path.name}.part')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(config_text(path, cfg, old, plan), encoding='utf-8')
         part.replace(path)
     except OSError as error:
@@ -89,11 +88,10 @@ def config_text(path: Path, cfg: Config, old: TrainingJob, plan: Plan) -> str:
     """Return the text of a config at ``path``, which names ``cfg``'s file as base."""
     job = plan.job
     text = (
-        f'# Found by tools/plan.py: {plan.total_hours:.0f} hours on {plan.card.name}, '
+        f'# Found by tools/plan.py: {duration(plan.total_hours)} on {plan.card.name}, '
         f'{plan.vram_peak / 2**20:.0f} MiB of GPU memory\n'
         '# and '
-        f'{sum(plan.host.values()) / 1e9:.0f} GB of host memory; computed, not '
-        'measured.\n'
+        f'{size(sum(plan.host.values()))} of host memory; computed, not measured.\n'
         f"_base_ = '{_base(path, cfg)}'\n"
     )
     if job.img_size != old.img_size:

@@ -8,16 +8,22 @@ before anything slow starts, and errors of the user's input as one paragraph.
 import importlib.util
 import os
 import re
+import shlex
+import signal
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+from sapiens_plugin.command import Interrupted
 from sapiens_plugin.errors import InputError
 
 # What torch's workers and MMEngine's registries put before a message on its way up.
-_WRAPPING = re.compile(r'.*\w*InputError: |class `\w+` in [\w/\\.:-]+: ', re.DOTALL)
+_WRAPPING = re.compile(
+    r'.*(\w*InputError|UnreadableImage): |class `\w+` in [\w/\\.:-]+: ', re.DOTALL
+)
 
 
 def stock_tool(name: str) -> Path:
@@ -65,6 +71,48 @@ def main(tool: str) -> None:
         message = _WRAPPING.sub('', str(error)).strip()
         print(f'\ntools/{tool}.py: {message}', file=sys.stderr)
         sys.exit(2)
+    except Interrupted as interruption:
+        # Somebody who cannot wait for Python to tidy up shall see no traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _tell_how_to_resume(interruption, args)
+        sys.exit(128 + interruption.signum)
+    except KeyboardInterrupt:
+        print(f'\ntools/{tool}.py: interrupted.', file=sys.stderr)
+        sys.exit(130)
+
+
+def _tell_how_to_resume(interruption: Interrupted, args: Namespace) -> None:
+    from mmengine.dist import is_main_process
+
+    if not is_main_process():
+        return
+    if interruption.saved is None:
+        state = 'Nothing could be saved, and it goes on from the checkpoint before'
+    else:
+        state = f'It is saved in {interruption.saved} and goes on from there'
+    if args.launcher == 'none':
+        way = f'with\n\n{resume_command(sys.argv, args.resume)}'
+    else:
+        way = 'when the same command is run again with --resume.'
+    print(f'\nThe training was interrupted. {state} {way}', file=sys.stderr)
+
+
+def resume_command(argv: list[str], resume: str | None) -> str:
+    """Write the command that goes on with a training.
+
+    Args:
+        argv: That which it was started with.
+        resume: The value of its ``--resume``, if it had that.
+    """
+    kept, takes_value = [], False
+    for word in argv:
+        flag, equals, _ = word.partition('=')
+        is_resume = len(flag) > 2 and '--resume'.startswith(flag)
+        if not is_resume and not (takes_value and word == resume):
+            kept.append(word)
+        takes_value = is_resume and not equals
+    words = [sys.executable, *kept, '--resume']
+    return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
 
 
 def mend_coco_root() -> None:
@@ -112,6 +160,12 @@ def _check_training(cfg: Mapping, args: Namespace) -> None:
         raise InputError(
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the '
             'config: the images an iteration for which its learning rate was chosen.'
+        )
+    if {'type', 'by_epoch'} <= (cfg.get('train_cfg') or {}).keys():
+        raise InputError(
+            f'train_cfg has type={cfg.train_cfg.type!r} and by_epoch, and MMEngine '
+            'takes one of them. Leave by_epoch out; for a loop of MMEngine say '
+            'train_cfg=dict(_delete_=True, by_epoch=..., ...).'
         )
     _check_dataset(cfg.train_dataloader.dataset)
     if cfg.get('val_dataloader') and not args.no_validate:

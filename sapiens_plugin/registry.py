@@ -30,15 +30,32 @@ HOOKS = Registry(
     scope=_SCOPE,
     locations=[
         'sapiens_plugin.engine.checkpoint_guard_hook',
+        'sapiens_plugin.engine.checkpoint_hook',
         'sapiens_plugin.engine.flip_test_hook',
         'sapiens_plugin.engine.image_check_hook',
+        'sapiens_plugin.engine.interrupt_hook',
         'sapiens_plugin.engine.param_scheduler_hook',
         'sapiens_plugin.engine.phase_switch_hook',
         'sapiens_plugin.engine.report_hook',
+        'sapiens_plugin.engine.skipped_images_hook',
         'sapiens_plugin.engine.status_hook',
+        'sapiens_plugin.engine.step_guard_hook',
         'sapiens_plugin.engine.streaming_hook',
         'sapiens_plugin.engine.validation_pictures_hook',
+        'sapiens_plugin.engine.weights_guard_hook',
     ],
+)
+LOOPS = Registry(
+    'loop',
+    parent=root.LOOPS,
+    scope=_SCOPE,
+    locations=['sapiens_plugin.engine.train_loop'],
+)
+DATA_SAMPLERS = Registry(
+    'data sampler',
+    parent=root.DATA_SAMPLERS,
+    scope=_SCOPE,
+    locations=['sapiens_plugin.datasets.resumable_sampler'],
 )
 LOG_PROCESSORS = Registry(
     'log processor',

@@ -69,6 +69,7 @@ def shrink(cfg, demo, work_dir):
     cfg.model.head.update(in_channels=16, deconv_out_channels=(8, 8))
     cfg.model.head.conv_out_channels = (8,) * len(cfg.model.head.conv_out_channels)
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
+    cfg.optim_wrapper.pop('accumulative_counts', None)
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
@@ -113,7 +114,6 @@ def run(cfg):
     runner._init_model_weights()
     runner.model.train()
     batch = next(iter(runner.train_dataloader))
-    runner.optim_wrapper._accumulative_counts = 1
     before = {k: v.clone() for k, v in runner.model.state_dict().items()}
     losses = runner.model.train_step(batch, runner.optim_wrapper)
     weight = cfg.model.head.loss.get('loss_weight', 1)

@@ -24,6 +24,20 @@ class RankDump(Hook):
         path = f'{runner.work_dir}/rank_{get_rank()}_epoch_{runner.epoch + 1}.pth'
         torch.save(runner.model.module.state_dict(), path)
 """
+# Sends a signal to one process of two, in the middle of epoch 2.
+LEAVE = """
+import signal
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class Leave(Hook):
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == 8 and get_rank() == 1:
+            signal.raise_signal(signal.SIGTERM)
+"""
 
 
 @pytest.fixture
@@ -34,12 +48,16 @@ def job(demo_config, tmp_path) -> Path:
     demo_config.visualizer.vis_backends.append(
         dict(type='sapiens_plugin.CsvVisBackend')
     )
-    demo_config.train_dataloader.batch_size = 4
+    demo_config.train_dataloader.batch_size = 2
     demo_config.train_dataloader.sampler.shuffle = True
-    # 3 batches an epoch and process: the switch comes in the middle of a step.
+    # 6 batches an epoch and process.
     demo_config.optim_wrapper.accumulative_counts = 2
     demo_config.train_cfg.max_epochs = 3
-    demo_config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    demo_config.default_hooks.checkpoint = dict(
+        type='sapiens_plugin.CheckpointHook', interval=1
+    )
+    if not any('InterruptHook' in hook['type'] for hook in demo_config.custom_hooks):
+        demo_config.custom_hooks.append(dict(type='sapiens_plugin.InterruptHook'))
     for scheduler in demo_config.param_scheduler[:-1]:
         scheduler.optimizer_steps = 2
     demo_config.param_scheduler[-1].end = 3
@@ -47,7 +65,7 @@ def job(demo_config, tmp_path) -> Path:
     return tmp_path / 'job.py'
 
 
-def call(*command, cwd) -> str:
+def call(*command, cwd, code=0) -> str:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
@@ -67,7 +85,7 @@ def call(*command, cwd) -> str:
         },
     )
     said = answer.stdout + answer.stderr
-    assert answer.returncode == 0, said[-4000:]
+    assert answer.returncode == code, said[-4000:]
     return said
 
 
@@ -77,11 +95,11 @@ def test_two_processes_train_and_test_like_one(job, repo, tmp_path):
     assert 'Phase 1 (head alone) from epoch 1' in said
     assert 'Phase 2 (full fine-tuning) from epoch 2' in said
     # One of them reports.
-    assert said.count(' | epoch 1/3 | step 3/3 | loss ') == 1
+    assert said.count(' | epoch 1/3 | step 6/6 | loss ') == 1
 
     work = tmp_path / 'work'
     table = (work / 'metrics.csv').read_text(encoding='utf-8').splitlines()
-    assert len(table) == 1 + 3 * 3 + 1
+    assert len(table) == 1 + 3 * 6 + 1
     weights = {
         (rank, epoch): torch.load(work / f'rank_{rank}_epoch_{epoch}.pth')
         for rank in (0, 1)
@@ -93,6 +111,7 @@ def test_two_processes_train_and_test_like_one(job, repo, tmp_path):
     for name, value in weights[0, 1].items():
         moved = not torch.equal(value, weights[0, 3][name])
         assert moved, f'{name} did not train in phase 2'
+    leave_and_go_on(job, repo, tmp_path, expected=weights[0, 3])
 
     checkpoint, results = work / 'epoch_3.pth', {}
     for count in (1, 2):
@@ -113,3 +132,31 @@ def test_two_processes_train_and_test_like_one(job, repo, tmp_path):
     # Three epochs teach nothing, so the poses themselves are compared beside the AP.
     assert len(results[1][1]) >= 8
     assert results[1] == results[2]
+
+
+def leave_and_go_on(job, repo, tmp_path, *, expected):
+    """Interrupt one process of the same job; both leave, and both go on."""
+    (tmp_path / 'leave.py').write_text(LEAVE, encoding='utf-8')
+    leaving = tmp_path / 'leaving.py'
+    leaving.write_text(
+        job.read_text(encoding='utf-8')
+        + "\ncustom_imports['imports'].append('leave')\n"
+        + "custom_hooks.append(dict(type='mmengine.Leave'))\n",
+        encoding='utf-8',
+    )
+    train = ('bash', repo / 'tools/dist_train.sh')
+    flags = ('--work-dir', tmp_path / 'left')
+    said = call(*train, leaving, 2, *flags, cwd=tmp_path, code=1)
+    # Two micro-batches to a step: a signal in the third of epoch 2 waits for the
+    # fourth.
+    (saved,) = (tmp_path / 'left').glob('iter_*.pth')
+    assert saved.name == 'iter_10.pth'
+    told = f'saved in {saved} and goes on from there when the same command is run again'
+    assert said.count(told) == 1
+    said = call(*train, job, 2, *flags, '--resume', cwd=tmp_path)
+    assert 'resumed epoch: 1, iter: 10' in said
+    for rank in (0, 1):
+        weights = torch.load(tmp_path / 'left' / f'rank_{rank}_epoch_3.pth')
+        assert weights.keys() == expected.keys()
+        for name, value in weights.items():
+            assert torch.equal(value, expected[name]), name

@@ -40,7 +40,7 @@ def test_the_4_gb_job(repo):
     assert (job.val_flip, job.test_flip) == (False, True)
     assert (job.frozen_stages, job.precision) == (-1, 'auto')
     assert job.checkpoints == Checkpoints(
-        interval=5, kept=2, by_time=0, best=True, last=True
+        interval=5, kept=1, by_time=2, best=True, last=True
     )
     assert job.head.deconv_channels == job.head.conv_channels == (768, 768)
     assert (job.head.deconv_kernels, job.head.conv_kernels) == ((4, 4), (1, 1))
@@ -78,6 +78,7 @@ def test_other_jobs(repo):
         ({'model.head.conv_kernel_sizes': (1,)}, '2 conv_out_channels and 1'),
         ({'train_dataloader.num_workers': -1}, 'num_workers=-1'),
         ({'train_dataloader': None}, 'has no train_dataloader'),
+        ({'train_cfg.max_epochs': 10}, 'begins at epoch 10 and ends at epoch 10'),
     ],
 )
 def test_what_is_no_sapiens_job_is_refused(repo, options, message):

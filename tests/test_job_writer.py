@@ -24,6 +24,7 @@ def write(repo, tmp_path):
             old.changed(**changes), get_card('gtx1650'), stage_measurer(cfg)
         )
         path = tmp_path / 'sub' / 'found.py'
+        path.parent.mkdir(exist_ok=True)
         write_config(path, cfg, old, plan)
         return load_config(path), plan
 

@@ -1,5 +1,6 @@
 """The tools: hand-over to the stock scripts, and what they say of bad input."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmpose.registry import MODELS
 
 from sapiens_plugin import launch
 from sapiens_plugin.vit.model import SapiensViT
@@ -93,6 +96,24 @@ def test_bad_annotation_files_are_named_before_anything_starts(
     assert not (tmp_path / 'work').exists()
 
 
+def test_an_entry_that_would_stop_the_job_is_named(job, tool):
+    config, root = job
+    path = root / 'annotations' / 'person_keypoints_train.json'
+    content = json.loads(path.read_text('utf-8'))
+    content['annotations'][7]['keypoints'].pop()
+    path.write_text(json.dumps(content), encoding='utf-8')
+    code, said = tool('train', config)
+    assert code == 2
+    number = content['annotations'][7]['id']
+    assert f'keypoints form (annotation {number})' in said and str(path) in said
+    assert 'Traceback' not in said.strip().splitlines()[-1]
+
+
+def test_two_ways_to_name_the_loop_are_one_too_many(job, tool):
+    code, said = tool('train', job[0], '--cfg-options', 'train_cfg.by_epoch=True')
+    assert code == 2 and 'Leave by_epoch out' in said
+
+
 @pytest.mark.parametrize('state', ['missing', 'empty'])
 def test_a_bad_image_directory_is_named(state, job, tool):
     config, root = job
@@ -112,18 +133,19 @@ def test_missing_detections_name_the_way_to_true_boxes(job, tool, tmp_path):
     assert "test_dataloader.dataset.bbox_file=''" in said
 
 
-def test_an_image_that_does_not_decode_is_named(job, tool):
+@pytest.mark.parametrize('workers', [0, 1])  # an error in a worker arrives wrapped
+def test_a_test_names_an_image_that_does_not_decode(workers, job, tool, tmp_path):
     config, root = job
-    victim = sorted((root / 'images' / 'train').iterdir())[3]
+    model = MODELS.build(Config.fromfile(config).model)
+    torch.save(model.state_dict(), tmp_path / 'model.pth')
+    victim = sorted((root / 'images' / 'val').iterdir())[3]
     victim.write_bytes(victim.read_bytes()[:100])
-    for workers in (0, 1):  # an error in a worker arrives wrapped
-        code, said = tool(
-            'train', config, '--cfg-options', f'train_dataloader.num_workers={workers}'
-        )
-        assert code == 2
-        last = said.strip().splitlines()[-1]
-        assert last.startswith(f'tools/train.py: The image {victim} does not decode')
-        assert 'Traceback' not in last
+    options = ('--cfg-options', f'test_dataloader.num_workers={workers}')
+    code, said = tool('test', config, tmp_path / 'model.pth', *options)
+    assert code == 2
+    last = said.strip().splitlines()[-1]
+    assert last.startswith(f'tools/test.py: The image {victim} cannot be read')
+    assert 'Traceback' not in last
 
 
 def test_an_annotated_image_that_is_missing_is_named(job, tool):

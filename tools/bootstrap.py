@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -97,16 +98,22 @@ def ensure_environment(root: Path = ROOT) -> Path:
 def run(command: list, cwd: Path) -> int:
     """Run a command to its end and return its exit code.
 
-    Ctrl-C is left to the child, which gets it too. A child that a signal ended counts
-    as 128 + the signal's number, as in a shell.
+    Ctrl-C is left to the child, which gets it too; SIGTERM is passed on. A child that a
+    signal ended counts as 128 + the signal's number, as in a shell.
     """
     process = subprocess.Popen(command, cwd=cwd)
-    while True:
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            continue
-        return code if code >= 0 else 128 - code
+    before = signal.signal(
+        signal.SIGTERM, lambda number, frame: process.send_signal(number)
+    )
+    try:
+        while True:
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                continue
+            return code if code >= 0 else 128 - code
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def require_python(version: tuple) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 import time
 from functools import partial
 from pathlib import Path
@@ -46,12 +47,12 @@ import argparse  # noqa: E402  (only there in the environment, as what follows)
 import sapiens_plugin  # noqa: E402
 from sapiens_plugin.command import run as run_command  # noqa: E402
 from sapiens_plugin.errors import InputError  # noqa: E402
+from sapiens_plugin.job_files import check_config_name  # noqa: E402
 from sapiens_plugin.planning import setup_packages  # noqa: E402
 from sapiens_plugin.planning.setup_report import (  # noqa: E402
     Check,
     Commands,
     Report,
-    shorten,
 )
 
 EXAMPLES = """examples:
@@ -72,10 +73,14 @@ def main() -> int:
     """Look at everything; return 1 if something keeps the job from running."""
     parser = argparse.ArgumentParser(
         prog='tools/check_setup.py',
-        description='Look whether this machine is ready: Python and packages, GPU and '
-        'driver, memory, disk, and the weights, data and folders that a config names. '
-        'Installs, downloads and changes nothing; each line that says what is wrong '
-        'is followed by the command that mends it. Takes seconds.',
+        description=textwrap.fill(
+            'Look whether this machine is ready: Python and packages, GPU and driver, '
+            'memory, disk, and the weights, data and folders that a config names. '
+            'Installs, downloads and changes nothing; a line that says what is wrong '
+            'is followed by the command that mends it, once for several. Takes '
+            'seconds.',
+            width=80,
+        ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -111,11 +116,8 @@ def look(config: Path | None, options: list[str]) -> Report:
     Raises:
         InputError: The config cannot be read, or is no job for a Sapiens.
     """
-    if config is not None and not config.is_file():
-        raise InputError(
-            f'The config {config} does not exist. The shipped ones are in '
-            f'{shorten(ROOT / "configs")}.'
-        )
+    if config is not None:
+        check_config_name(config)
     commands = Commands(ROOT)
     environment = [
         setup_packages.check_python(PYTHON),

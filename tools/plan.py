@@ -7,29 +7,40 @@ enter_environment()
 import argparse  # noqa: E402  (only there in the environment, as what follows)
 import json  # noqa: E402
 import re  # noqa: E402
+import shlex  # noqa: E402
+import textwrap  # noqa: E402
 
 from sapiens_plugin.command import run  # noqa: E402
 from sapiens_plugin.errors import InputError  # noqa: E402
+from sapiens_plugin.job_files import (  # noqa: E402
+    check_config_name,
+    check_new_config_name,
+)
 from sapiens_plugin.planning.cards import CARDS, get_card  # noqa: E402
+from sapiens_plugin.planning.limits import Limits  # noqa: E402
 
 EXAMPLES = """examples:
-  python tools/plan.py configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq
-  python tools/plan.py configs/sapiens1b_gtx1650.py --gpu rtx3060 --json
-  python tools/plan.py configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq \\
+  python3 tools/plan.py configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq
+  python3 tools/plan.py configs/sapiens1b_gtx1650.py --gpu rtx3060 --json
+  python3 tools/plan.py configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq \\
       --within 7d --vram 4GiB --write configs/mine.py
+
+exits with 0 where the job fits, with 1 where it does not fit the GPU's memory, and with
+2 on wrong input or where no job is inside the limits of a search.
 """
-_HOURS = dict(h=1, d=24)
+_HOURS = dict(h=1, d=24, w=168)
 _MIB = dict(mib=1, gib=1024, mb=1e6 / 2**20, gb=1e9 / 2**20)
 
 
-def main() -> None:
+def main() -> int:
     """Plan a job, print the plan, and write the best one if asked."""
     parser = argparse.ArgumentParser(
         prog='tools/plan.py',
-        description=(
+        description=textwrap.fill(
             'Compute what a job will take: GPU memory, host memory, disk and hours, '
             'and the nearest jobs that would fit or end sooner. Without --gpu this '
-            "machine's GPU, or else its CPU, is measured for a few seconds."
+            "machine's GPU, or else its CPU, is measured for a few seconds.",
+            width=80,
         ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -40,7 +51,9 @@ def main() -> None:
     )
     parser.add_argument('--json', action='store_true', help='print JSON')
     parser.add_argument(
-        '--within', metavar='TIME', help='search for the best job that ends in 7d, 176h'
+        '--within',
+        metavar='TIME',
+        help='search for the best job that ends in 1w, 7d, 176h',
     )
     parser.add_argument(
         '--vram', metavar='SIZE', help='search for the best job that fits 4GiB, 3937MiB'
@@ -51,17 +64,21 @@ def main() -> None:
     args = parser.parse_args()
     hours = amount(args.within, '--within', _HOURS, 'a time such as 7d or 176h')
     vram = amount(args.vram, '--vram', _MIB, 'a size such as 4GiB or 3937MiB')
-    searching = hours is not None or vram is not None
-    if args.write and not searching:
-        raise InputError(
-            '--write needs a limit to search in: --within, --vram or both.'
-        )
+    limits = Limits(hours=hours, vram_mib=None if vram is None else int(vram))
+    searching = limits != Limits()
+    if args.write:
+        if not searching:
+            raise InputError(
+                '--write needs a limit to search in: --within, --vram or both.'
+            )
+        check_new_config_name(args.write)
     card = get_card(args.gpu) if args.gpu else None
+    check_config_name(args.config)
 
     # Slow to import, so that what is wrong above is said at once.
     from sapiens_plugin.job_config import load_config, read_job, stage_measurer
     from sapiens_plugin.job_writer import write_config
-    from sapiens_plugin.planning.alternatives import best_within, nearest_jobs
+    from sapiens_plugin.planning.alternatives import WEEK, best_within, nearest_jobs
     from sapiens_plugin.planning.machine_probe import probe_machine
     from sapiens_plugin.planning.plan import make_plan
     from sapiens_plugin.planning.plan_report import as_dict, as_text
@@ -69,21 +86,25 @@ def main() -> None:
     cfg = load_config(args.config)
     job = read_job(cfg)
     measure = stage_measurer(cfg)
-    card = card or probe_machine()
+    card = (card or probe_machine()).limited(limits.vram_mib)
     if searching:
-        limit = None if vram is None else int(vram)
-        plan = best_within(job, card, measure, hours=hours, vram_mib=limit)
+        plan = best_within(job, card, measure, limits=limits)
     else:
         plan = make_plan(job, card, measure)
     if args.write:
         write_config(args.write, cfg, job, plan)
-    alternatives = nearest_jobs(plan, measure)
+    alternatives = nearest_jobs(plan, measure, hours=limits.hours or WEEK)
+    search = dict(limits=limits, given=job) if searching else {}
     if args.json:
-        print(json.dumps(as_dict(plan, alternatives), indent=2))
-        return
-    print(as_text(plan, alternatives))
-    if args.write:
-        print(f'\nWritten to {args.write}')
+        print(json.dumps(as_dict(plan, alternatives, **search), indent=2))
+    else:
+        print(as_text(plan, alternatives, **search))
+        if args.write:
+            print(
+                f'\nWritten to {args.write}. Next: '
+                f'python3 tools/check_setup.py {shlex.quote(args.write)}'
+            )
+    return 0 if plan.fits else 1
 
 
 def amount(text: str | None, name: str, units: dict, example: str) -> float | None:

@@ -33,7 +33,8 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=2,
     persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    # Goes on in the middle of an epoch, for ResumableTrainLoop.
+    sampler=dict(type='sapiens_plugin.ResumableSampler', shuffle=True),
     dataset=dict(
         type='CocoDataset',
         data_root=data_root,

@@ -14,12 +14,13 @@ default_hooks = dict(
     report=dict(type='sapiens_plugin.ReportHook'),
     # Schedules count optimizer steps, not the micro-batches of accumulation.
     param_scheduler=dict(type='sapiens_plugin.OptimStepParamSchedulerHook'),
-    # A checkpoint holds weights and both Adam moments: 12 bytes a parameter (14 GB at
-    # 1B). The best ones hold weights alone.
+    # A checkpoint to resume from holds weights and both Adam moments: 12 bytes a
+    # parameter (14 GB at 1B). The best ones hold weights alone.
     checkpoint=dict(
-        type='CheckpointHook',
+        type='sapiens_plugin.CheckpointHook',
+        interval_minutes=30,  # iter_N.pth, of which the newest two are kept
         interval=5,
-        max_keep_ckpts=2,
+        max_keep_ckpts=1,
         save_best='coco/AP',
         rule='greater',
         save_last=True,
@@ -36,7 +37,15 @@ default_hooks = dict(
 )
 custom_hooks = [
     dict(type='sapiens_plugin.ImageCheckHook'),
+    # Images that cannot be read: listed in skipped.txt; above 1% they stop the run.
+    dict(type='sapiens_plugin.SkippedImagesHook'),
     dict(type='sapiens_plugin.CheckpointGuardHook'),
+    # Weights that were announced are there; what trains moves, what is frozen does not.
+    dict(type='sapiens_plugin.WeightsGuardHook'),
+    # Steps with a loss that is not finite, or ten times the usual, are left out.
+    dict(type='sapiens_plugin.StepGuardHook', spike_factor=10.0),
+    # Ctrl-C and SIGTERM save first.
+    dict(type='sapiens_plugin.InterruptHook'),
     # Flip testing doubles the time: not while training, but in tools/test.py.
     dict(type='sapiens_plugin.FlipTestHook', val=False, test=True),
 ]

@@ -3,7 +3,9 @@
 _base_ = 'runtime.py'
 
 warmup_epochs, max_epochs = 10, 110
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(
+    type='sapiens_plugin.ResumableTrainLoop', max_epochs=max_epochs, val_interval=1
+)
 # Each phase starts from 1/1000 of its rate and rises over 500 optimizer steps.
 param_scheduler = [
     *(

@@ -21,7 +21,7 @@ class CheckpointGuardHook(Hook):
     """
 
     # Where a checkpoint may differ: input normalisation is a matter of the config.
-    _IGNORED = 'data_preprocessor.'
+    IGNORED = 'data_preprocessor.'
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare names and shapes before anything is copied.
@@ -38,11 +38,11 @@ class CheckpointGuardHook(Hook):
         loaded = {
             name.removeprefix('module.'): tuple(value.shape)
             for name, value in weights.items()
-            if hasattr(value, 'shape') and not name.startswith(self._IGNORED)
+            if hasattr(value, 'shape') and not name.startswith(self.IGNORED)
         }
         wrong = sorted(
             name for name in own.keys() | loaded.keys()
-            if own.get(name) != loaded.get(name) and not name.startswith(self._IGNORED)
+            if own.get(name) != loaded.get(name) and not name.startswith(self.IGNORED)
         )  # fmt: skip
         if wrong:
             name = wrong[0]

@@ -56,8 +56,9 @@ class PhaseSwitchHook(Hook):
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise InputError(
                 'PhaseSwitchHook counts epochs, and this job trains by iterations '
-                f'({type(runner.train_loop).__name__}). Use '
-                'train_cfg=dict(by_epoch=True, max_epochs=...) or remove the hook.'
+                f'({type(runner.train_loop).__name__}). Use train_cfg=dict('
+                "type='sapiens_plugin.ResumableTrainLoop', max_epochs=...) or remove "
+                'the hook.'
             )
         backbone = getattr(unwrap(runner.model), 'backbone', None)
         if not hasattr(backbone, 'set_frozen'):

@@ -1,6 +1,6 @@
 """The optimizer wrapper of streamed models."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -10,6 +10,8 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import OPTIM_WRAPPERS
 from sapiens_plugin.streaming.host_adamw import HostAdamW
 from sapiens_plugin.streaming.precision import LossScale
+
+from .step_guard import MicroBatch, StepGuard, Verdict
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -25,6 +27,10 @@ class StreamedOptimWrapper(OptimWrapper):
         accumulative_counts: Nothing but 1: the model does the accumulation.
         clip_grad: ``dict(max_norm=..., norm_type=2)``, as for
             ``torch.nn.utils.clip_grad_norm_``.
+
+    Attributes:
+        guard: Decides which steps are taken. Its own lets through what is finite;
+            ``StepGuardHook`` sets another.
 
     Raises:
         InputError: Another optimizer, accumulation, or another kind of clipping.
@@ -62,6 +68,7 @@ class StreamedOptimWrapper(OptimWrapper):
             )
         super().__init__(optimizer, clip_grad=clip_grad or None)
         self.loss_scale = LossScale()
+        self.guard = StepGuard()
 
     @property
     def norm_type(self) -> float:
@@ -69,19 +76,22 @@ class StreamedOptimWrapper(OptimWrapper):
         return float((self.clip_grad_kwargs or {}).get('norm_type', 2.0))
 
     def update(
-        self, norms: Mapping[nn.Parameter, Tensor], *, scaled: bool, finite: bool = True
-    ) -> bool:
+        self,
+        norms: Mapping[nn.Parameter, Tensor],
+        micro_batches: Sequence[MicroBatch],
+        *,
+        scaled: bool,
+    ) -> None:
         """Clip the gradients in ``param.grad`` and schedule the optimizer's step.
+
+        If the guard does not let it through, all gradients are dropped and nothing is
+        scheduled.
 
         Args:
             norms: The norm of each gradient.
+            micro_batches: What the gradients were computed from.
             scaled: Whether the loss was multiplied by :attr:`loss_scale`, which then
                 learns how it went.
-            finite: Whether the losses were.
-
-        Returns:
-            False if a gradient or loss was not finite: then all gradients are dropped
-            and nothing is scheduled.
         """
         self._inner_count += 1
         # In the optimizer's order, as clip_grad_norm_ would find them.
@@ -92,12 +102,14 @@ class StreamedOptimWrapper(OptimWrapper):
             if param in norms
         ]
         total = torch.linalg.vector_norm(torch.stack(ordered), self.norm_type).cpu()
-        finite = finite and bool(total.isfinite())
-        if scaled:
-            self.loss_scale.update(overflow=not finite)
-        if not finite:
+        verdict = self.guard.judge(
+            micro_batches, total, loss_scale=self.loss_scale.scale if scaled else None
+        )
+        if scaled and verdict is not Verdict.SKIP:
+            self.loss_scale.update(overflow=verdict is Verdict.LOWER_SCALE)
+        if verdict is not Verdict.STEP:
             self.optimizer.zero_grad()
-            return False
+            return
         factor = None
         if self.clip_grad_kwargs:
             # The arithmetic of torch.nn.utils.clip_grads_with_norm_.
@@ -106,7 +118,6 @@ class StreamedOptimWrapper(OptimWrapper):
             )
         self.message_hub.update_scalar('train/grad_norm', float(total))
         self.step(grad_factor=factor)
-        return True
 
     def step(self, *, grad_factor: Tensor | None = None) -> None:
         """Schedule a step; MMEngine's schedulers count the calls."""

@@ -29,24 +29,10 @@ class StreamingHook(Hook):
     - The optimizer gets the moment type of the model's ``mode``.
     - Updates that wait for their block's next visit are made before anything else at
       an epoch's end sees the weights.
-    - A run whose steps all come out non-finite is stopped, with a checkpoint.
-
-    Args:
-        max_skips: Steps in a row without a finite gradient that end the run.
-
-    Raises:
-        InputError: ``max_skips`` is not positive.
     """
 
     # Before hooks that look at the model, such as checkpoints.
     priority = 'VERY_HIGH'
-
-    def __init__(self, *, max_skips: int = 20):
-        if max_skips < 1:
-            raise InputError(
-                f'StreamingHook: max_skips={max_skips} should be 1 or more.'
-            )
-        self.max_skips = max_skips
 
     def before_run(self, runner: Runner) -> None:
         """Check the job, before any weights are loaded.
@@ -80,28 +66,6 @@ class StreamingHook(Hook):
         # All of phase 2 trains now: what fits today fits after the warm-up, too.
         boundaries = model.check_budget(runner.train_dataloader.batch_size)
         self._check_host_memory(model, boundaries)
-
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        """Stop a run that no longer learns.
-
-        Raises:
-            InputError: ``max_skips`` steps in a row were not finite.
-        """
-        model = unwrap(runner.model)
-        if model.skipped_in_a_row < self.max_skips:
-            return
-        name = f'stopped_iter_{runner.iter + 1}.pth'
-        runner.save_checkpoint(
-            runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter + 1)
-        )
-        raise InputError(
-            f'{self.max_skips} steps in a row had no finite gradient: this run learns '
-            f'nothing any more. Its state is in {runner.work_dir}/{name}, the images '
-            'are named in the log. A lower learning rate, clip_grad, or '
-            "model.precision='float32' may help; so may "
-            "model.boundary_dtype='bfloat16' where losses were finite and gradients "
-            'were not.'
-        )
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Make the updates that are still to come."""

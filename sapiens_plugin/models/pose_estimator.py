@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from mmengine.dist import get_world_size
@@ -11,6 +12,7 @@ from mmpose.models.pose_estimators import TopdownPoseEstimator
 from mmpose.structures import PoseDataSample
 from torch import Tensor, nn
 
+from sapiens_plugin.engine.step_guard import MicroBatch, image_ids
 from sapiens_plugin.engine.streamed_optim_wrapper import StreamedOptimWrapper
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import MODELS
@@ -122,7 +124,6 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         self.moment_dtype = settings['moment_dtype']
         self.on_oom = on_oom
         self.device = torch.device('cpu')
-        self.skipped_in_a_row = 0
         self._requested_precision = precision
         self._precision: Precision | None = None
         self._planned = ''  # what memory the last layout takes, for messages
@@ -173,17 +174,11 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                 full = _first_line(error)
             # Out of the handler, which keeps all that the failed step allocated.
             self._shrink(full)
-        finite = torch.stack([log['loss'] for _, log in logs]).isfinite().all()
-        scaled = self.precision.loss_scaling
-        stepped = optim_wrapper.update(norms, scaled=scaled, finite=bool(finite))
-        if not stepped and scaled and optim_wrapper.loss_scale.scale > 1:
-            print_log(
-                'Float16 gradients overflowed; the loss scale is now '
-                f'{optim_wrapper.loss_scale.scale:g}.',
-                logger='current',
-            )
-        else:
-            self._note(stepped, samples, logs)
+        names = iter(image_ids(samples))
+        micro_batches = [
+            MicroBatch(log['loss'], list(islice(names, size))) for size, log in logs
+        ]
+        optim_wrapper.update(norms, micro_batches, scaled=self.precision.loss_scaling)
         return _mean_logs(logs)
 
     def loss(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> dict:
@@ -311,26 +306,6 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             level=logging.WARNING,
         )
         self._close_chain()
-
-    def _note(self, stepped: bool, samples: list[PoseDataSample], logs: list) -> None:
-        """Count steps that were skipped because of a value that is not finite."""
-        if stepped:
-            self.skipped_in_a_row = 0
-            return
-        self.skipped_in_a_row += 1
-        guilty, start = [], 0
-        for size, log in logs:
-            if not log['loss'].isfinite():
-                guilty += samples[start : start + size]
-            start += size
-        kind = 'loss' if guilty else 'gradient'
-        ids = sorted({sample.get('img_id', 'unknown') for sample in guilty or samples})
-        print_log(
-            f'The {kind} of a step is not finite; the step is skipped '
-            f'({self.skipped_in_a_row} in a row). Images: {", ".join(map(str, ids))}',
-            logger='current',
-            level=logging.WARNING,
-        )
 
     @contextmanager
     def _running(self, inputs: Tensor) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Jobs near a given one that fit or end sooner, and the best one inside limits."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -7,9 +8,11 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.streaming.modes import MODES
 from sapiens_plugin.vit.architectures import ARCHITECTURES, Architecture, name_of
 
+from .amounts import duration
 from .cards import Card
-from .footprint import CONTEXT, Measure
+from .footprint import CONTEXT, Measure, all_parameters
 from .job import Streaming, TrainingJob
+from .limits import Limits
 from .plan import Plan, make_plan
 
 MIB = 2**20
@@ -33,6 +36,15 @@ FEW_BLOCKS = 16
 LEAST_EPOCHS = 6
 """Epochs of fine-tuning that a search does not go below. A choice, not a finding."""
 
+WORTH_SAVING = 0.03
+"""The share of a job's hours from which on another job is shorter. A choice, too."""
+
+_STREAMED = {
+    ARCHITECTURES['sapiens_0.3b']: 'configs/sapiens0.3b_gtx1650_week.py',
+    ARCHITECTURES['sapiens_1b']: 'configs/sapiens1b_gtx1650.py',
+    ARCHITECTURES['sapiens_2b']: 'configs/sapiens2b_gtx1650.py',
+}
+
 
 @dataclass(frozen=True)
 class Alternative:
@@ -48,16 +60,27 @@ class Alternative:
     cost: str
     plan: Plan
 
+    def helps(self, plan: Plan) -> bool:
+        """Whether it fits, and saves what ``plan`` has too little of, or hours."""
+        if not self.plan.fits:
+            return False
+        return not plan.fits or self.plan.total_hours <= plan.total_hours * (
+            1 - WORTH_SAVING
+        )
 
-def nearest_jobs(plan: Plan, measure: Measure) -> list[Alternative]:
+
+def nearest_jobs(
+    plan: Plan, measure: Measure, *, hours: float = WEEK
+) -> list[Alternative]:
     """Plan the jobs that differ from a plan's in one thing.
 
     Args:
         plan: Of the job.
         measure: Describes passes to the memory model.
+        hours: What a job with fewer epochs is to end in.
     """
     found = []
-    for name, cost, job in _single_changes(plan, measure):
+    for name, cost, job in _single_changes(plan, measure, hours):
         try:
             found.append(Alternative(name, cost, make_plan(job, plan.card, measure)))
         except InputError:
@@ -65,16 +88,40 @@ def nearest_jobs(plan: Plan, measure: Measure) -> list[Alternative]:
     return found
 
 
+def _holds_the_model(plan: Plan) -> bool:
+    """Whether a card has room for weights, gradients and moments."""
+    needed = 16 * all_parameters(plan.largest.job)
+    return plan.card.vram_mib is not None and needed < plan.card.vram_mib * MIB
+
+
+def streamed_config(arch: Architecture) -> str:
+    """Name the shipped config that streams a model, or else that of the 1B."""
+    return _STREAMED.get(arch, _STREAMED[ARCHITECTURES['sapiens_1b']])
+
+
 def _single_changes(
-    plan: Plan, measure: Measure
+    plan: Plan, measure: Measure, hours: float
 ) -> Iterator[tuple[str, str, TrainingJob]]:
     job = plan.job
     if job.streaming is None and not plan.fits:
         yield (
             'weights streamed',
-            'the same training, in more time; weights and moments in host memory '
-            '(configs/_base_/streamed_pose.py)',
+            'the same training, in more time; weights and moments in host memory, as '
+            f'in {streamed_config(job.arch)}',
             streamed(job),
+        )
+    elif job.streaming and not plan.fits:
+        budget = plan.card.vram_mib - CONTEXT // MIB
+        yield (
+            f'vram_budget {max(budget, 1)}',
+            'the same training; more weights travel (model.vram_budget)',
+            _with_budget(job, budget),
+        )
+    elif job.streaming and _holds_the_model(plan):
+        yield (
+            'weights on the GPU',
+            'the same training, not streamed; start from configs/sapiens1b_a100.py',
+            job.changed(streaming=None, micro_batch=job.batch, with_cp=True),
         )
     if job.micro_batch > 1:
         yield (
@@ -101,12 +148,13 @@ def _single_changes(
             'a smaller model' + _published(arch, job.arch),
             _with_model(job, arch),
         )
-    fewer = epochs_within(job, plan.card, measure, WEEK)
+    fewer = epochs_within(job, plan.card, measure, hours)
     if fewer is not None and fewer.max_epochs < job.max_epochs:
+        limit = 'a week' if hours == WEEK else duration(hours)
         yield (
-            f'{_epochs(fewer)} epochs',
-            f'what ends within 7 days, instead of {_epochs(job)}; the published '
-            'recipe has 210',
+            f'{epochs_in_words(fewer)} epochs',
+            f'what ends within {limit}, instead of {epochs_in_words(job)}; the '
+            'published recipe has 210',
             fewer,
         )
     few = min(FEW_BLOCKS, max(job.arch.num_layers * 2 // 5, 1))
@@ -148,7 +196,8 @@ def epochs_within(
 ) -> TrainingJob | None:
     """Return the job with as many epochs as end in time.
 
-    A job that is too long gets a warm-up of one epoch at most.
+    A job that is too long gets a warm-up of one epoch at most, and a checkpoint after
+    every epoch.
 
     Returns:
         None if not even one epoch after the warm-up does.
@@ -171,7 +220,13 @@ def epochs_within(
             too_many = middle
     if fits == warmup:
         return None
-    return job.changed(warmup_epochs=warmup, max_epochs=fits)
+    return _with_epochs(job, warmup, fits)
+
+
+def _with_epochs(job: TrainingJob, warmup: int, epochs: int) -> TrainingJob:
+    # With so few epochs, one is too much to lose.
+    checkpoints = replace(job.checkpoints, interval=1)
+    return job.changed(warmup_epochs=warmup, max_epochs=epochs, checkpoints=checkpoints)
 
 
 def best_within(
@@ -179,8 +234,7 @@ def best_within(
     card: Card,
     measure: Measure,
     *,
-    hours: float | None,
-    vram_mib: int | None,
+    limits: Limits,
 ) -> Plan:
     """Search for the best plan inside limits.
 
@@ -195,17 +249,17 @@ def best_within(
         job: Where to start from.
         card: Where it runs.
         measure: Describes passes to the memory model.
-        hours: Of the whole run, validations included.
-        vram_mib: Of the device's memory, the CUDA context included.
+        limits: What to stay within; the card's memory is one in any case.
 
     Raises:
         InputError: Nothing fits.
     """
     least = min(LEAST_EPOCHS, job.max_epochs - min(job.warmup_epochs, job.max_epochs))
-    sizes = [size for size in (vram_mib, card.vram_mib) if size is not None]
-    limit = min(sizes, default=None)
+    sizes = [size for size in (limits.vram_mib, card.vram_mib) if size is not None]
+    within = replace(limits, vram_mib=min(sizes, default=None))
+    hours, plan = within.hours, None
     for candidate in _candidates(job):
-        plan = _fitting(candidate, card, measure, limit)
+        plan = _fitting(candidate, card, measure, within.vram_mib)
         if plan is None:
             continue
         if hours is None or plan.total_hours <= hours:
@@ -213,18 +267,23 @@ def best_within(
         fewer = epochs_within(plan.job, card, measure, hours)
         if fewer and fewer.max_epochs - fewer.warmup_epochs >= least:
             return make_plan(fewer, card, measure)
-    limits = [f'{hours:g} hours'] if hours is not None else []
-    limits += [f'{limit:,} MiB'] if limit is not None else []
+    nothing = f'No job near {job.name} stays within {within} on {card.name}: not even '
+    if plan is not None:
+        warmup = min(job.warmup_epochs, 1)
+        shortest = make_plan(
+            _with_epochs(plan.job, warmup, warmup + least), card, measure
+        )
+        raise InputError(
+            f'{nothing}{_smallest(job)} with {epochs_in_words(shortest.job)} epochs, '
+            f'which takes {_at_least(shortest.total_hours)}. Allow that many.'
+        )
     raise InputError(
-        f'No job near {job.name} stays within '
-        + ' and '.join(limits)
-        + f' on {card.name}: not even {_smallest(job)} with {least} epochs after the '
-        'warm-up. Allow more'
+        f'{nothing}{_smallest(job)}. Allow more'
         + (
             '.'
             if job.streaming
             else ', or start from a config that streams its weights, such as '
-            'configs/sapiens1b_gtx1650.py.'
+            f'{streamed_config(job.arch)}.'
         )
     )
 
@@ -298,6 +357,11 @@ def _published(arch: Architecture, instead_of: Architecture) -> str:
     return f': {ap[arch]} AP published at 1024×768, instead of {ap[instead_of]}'
 
 
+def _at_least(hours: float) -> str:
+    """Write hours so that a search within that many succeeds."""
+    return f'{math.ceil(hours):,} hours' if hours > 2 else f'{hours + 0.001:.3f} hours'
+
+
 def _smallest(job: TrainingJob) -> str:
     *_, last = _candidates(job)
     height, width = last.img_size
@@ -305,7 +369,8 @@ def _smallest(job: TrainingJob) -> str:
     return f'{model} at {height}×{width}'
 
 
-def _epochs(job: TrainingJob) -> str:
+def epochs_in_words(job: TrainingJob) -> str:
+    """Write a job's epochs: ``'10 + 100'``, the warm-up first, or ``'110'``."""
     warmup = min(job.warmup_epochs, job.max_epochs)
     rest = job.max_epochs - warmup
     return f'{warmup} + {rest}' if warmup else f'{rest}'

@@ -4,14 +4,19 @@ Nothing in this table was measured for this project. Speeds are *sustained* ones
 large matrix products reach, not what the data sheet promises.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.streaming.precision import Figure, Precision, decide
+
+if TYPE_CHECKING:
+    import torch
+
+    from sapiens_plugin.streaming.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,11 @@ class Card:
         Raises:
             InputError: ``requested`` gives wrong values on this card.
         """
+        # Imported late: a list of names needs no PyTorch, which takes seconds to load.
+        import torch
+
+        from sapiens_plugin.streaming.precision import Figure, decide
+
         figures = {
             getattr(torch, name): Figure(tflops, error=0.0)
             for name, tflops in self.tflops.items()
@@ -58,6 +68,12 @@ class Card:
             capability=self.capability,
             figures=figures,
         )
+
+    def limited(self, vram_mib: float | None) -> Card:
+        """Return the card with no more memory than this; a CPU as it is."""
+        if vram_mib is None or self.vram_mib is None:
+            return self
+        return replace(self, vram_mib=min(int(vram_mib), self.vram_mib))
 
     def speed(self, dtype: torch.dtype) -> float:
         """Return FLOPS of matrix products in a type."""

@@ -4,6 +4,9 @@ from dataclasses import dataclass, replace
 
 from sapiens_plugin.vit.architectures import PATCH_SIZE, Architecture
 
+COCO_PERSONS = dict(train=149_813, val=6_352)
+"""COCO 2017 as published: persons that keypoint jobs train and validate on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadShape:

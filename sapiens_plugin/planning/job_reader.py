@@ -76,6 +76,27 @@ def read_streaming(model: Mapping) -> Streaming | None:
     return Streaming(**given, vram_budget=budget)
 
 
+def check_schedule(cfg: Mapping) -> None:
+    """Check that each schedule of the learning rate ends after it begins.
+
+    Raises:
+        InputError: One does not, as where a job has no more epochs than its warm-up.
+    """
+    max_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    if not isinstance(max_epochs, int):
+        return  # a job that counts iterations
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in [schedulers] if isinstance(schedulers, Mapping) else schedulers:
+        begin, end = scheduler.get('begin', 0), scheduler.get('end', max_epochs)
+        if scheduler.get('by_epoch', True) and begin >= end:
+            raise InputError(
+                f"The learning rate's {scheduler.get('type')} (param_scheduler) begins "
+                f'at epoch {begin} and ends at epoch {end}, with train_cfg.max_epochs='
+                f'{max_epochs}. Give the job more epochs than its warm-up has, or move '
+                'its schedules.'
+            )
+
+
 def read_precision(cfg: Mapping) -> str:
     """Read what matrix products are computed in: ``'auto'`` or a type.
 

@@ -199,7 +199,7 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
 
 def _describe(job: TrainingJob) -> str:
     if job.frozen_stages < 0:
-        return 'all layers'
+        return 'everything'
     if job.trained_blocks == 0:
         return 'head alone'
     return f'last {job.trained_blocks} of {job.arch.num_layers} layers'

@@ -15,11 +15,12 @@ from sapiens_plugin.data.coco_layout import (
     Part,
 )
 from sapiens_plugin.data.demo import DemoPaths
-from sapiens_plugin.data.free_space import gigabytes, nearest
+from sapiens_plugin.data.free_space import nearest
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.vit.architectures import ARCHITECTURES
 from sapiens_plugin.vit.lifting import check_backbone
 
+from .amounts import size
 from .setup_checks import check_can_write, check_json_file
 from .setup_job import DataSource, SetupJob
 from .setup_report import Check, Commands, shorten
@@ -78,9 +79,9 @@ def _check_weights(
         check_backbone(job.vit, path)
     except InputError as error:
         return Check(name, 'fail', str(error), mend)
-    size = gigabytes(path.stat().st_size)
+    length = size(path.stat().st_size)
     depth, dims = job.vit.arch.num_layers, job.vit.arch.embed_dims
-    detail = f'{shorten(path)}, {size}, fits ({depth} layers, {dims} wide)'
+    detail = f'{shorten(path)}, {length}, fits ({depth} layers, {dims} wide)'
     return Check(name, 'ok', detail)
 
 
@@ -91,9 +92,9 @@ def _way_to_weights(path: Path, setting: str, commands: Commands) -> str:
     for arch in ARCHITECTURES:
         if path.name.startswith(f'{arch}_'):
             folder, usual = path.parent.parent, commands.root / 'data' / 'pretrained'
-            size = arch.removeprefix('sapiens_')
+            model = arch.removeprefix('sapiens_')
             options = [] if folder == usual else ['--dir', folder]
-            return commands.tool('download_pretrained.py', size, *options)
+            return commands.tool('download_pretrained.py', model, *options)
     return f'name your file: --cfg-options {setting}=FILE'
 
 
@@ -118,11 +119,11 @@ def check_data(source: DataSource, commands: Commands) -> list[Check]:
 def _count(source: DataSource) -> tuple[Mapping[str, int] | None, str]:
     """Return what images are named, if that can be told soon, and a count in words."""
     part = _part_of_coco(source)
-    size = source.annotations.stat().st_size
-    if part is not None and _is_published(source, size):
+    length = source.annotations.stat().st_size
+    if part is not None and _is_published(source, length):
         return None, f'{_PERSONS[part]:,}'
-    if size > _COUNTED:
-        return None, f'not counted: {gigabytes(size)}'
+    if length > _COUNTED:
+        return None, f'not counted: {size(length)}'
     named = keypoint_images(source.annotations)
     if not named:
         raise InputError(
@@ -144,9 +145,10 @@ def check_images(
     """
     name, folder = f'{source.split} images', shorten(source.images)
     mend = _way_to_data(source, commands)
-    if not source.images.is_dir():
-        return Check(name, 'fail', f'the folder {folder} is missing', mend)
     part, index = _part_of_coco(source), None
+    if not source.images.is_dir():
+        fewer = '; --keypoints-only fetches the half with persons' * (part is TRAIN)
+        return Check(name, 'fail', f'the folder {folder} is missing{fewer}', mend)
     if part is not None:
         index = Layout(source.root).read_index(part)
     if index is not None:
@@ -214,8 +216,8 @@ def check_detections(source: DataSource, commands: Commands) -> Check:
     except InputError as error:
         detail = f'{str(error).strip()} tools/test.py needs it'
         return Check(name, 'warn', detail, mend)
-    size = gigabytes(source.detections.stat().st_size)
-    return Check(name, 'ok', f'{shorten(source.detections)}, {size}')
+    length = size(source.detections.stat().st_size)
+    return Check(name, 'ok', f'{shorten(source.detections)}, {length}')
 
 
 def check_folder(folder: Path, job: SetupJob, commands: Commands) -> Check:
@@ -237,9 +239,9 @@ def check_disk(job: SetupJob, commands: Commands) -> Check:
     """
     there = sum(path.stat().st_size for path in job.work_dir.glob('*.pth'))
     free = shutil.disk_usage(nearest(Path(job.work_dir))).free
-    detail = f'{gigabytes(free)} free; checkpoints take {gigabytes(job.disk_bytes)}'
+    detail = f'{size(free)} free; checkpoints take {size(job.disk_bytes)}'
     if there:
-        detail += f', of which {gigabytes(there)} lie there'
+        detail += f', of which {size(there)} lie there'
     if job.disk_bytes - there <= free:
         return Check('disk', 'ok', detail)
     mend = job.train_command(commands, work_dir='DIR')
@@ -270,10 +272,16 @@ def _way_to_data(source: DataSource, commands: Commands, *options: str) -> str:
     if source.annotations in (demo.annotations('train'), demo.annotations('val')):
         return _make_demo(demo.root, commands)
     if source.annotations.name in KEYPOINT_FILES:
-        usual = os.environ.get('COCO_ROOT') or commands.root / 'data' / 'coco'
-        if Path(usual) != source.root:
+        named = os.environ.get('COCO_ROOT')
+        if Path(named or commands.root / 'data' / 'coco') != source.root:
             options = (*options, '--root', source.root)
-        return commands.tool('download_coco.py', *options)
+        fetch = commands.tool('download_coco.py', *options)
+        if named and not source.root.is_dir():
+            return (
+                f'COCO_ROOT={named} is not a folder: correct or unset it, or fetch '
+                f'COCO there: {fetch}'
+            )
+        return fetch
     return (
         'put the data there, or name their folder: --cfg-options '
         f'{source.split}_dataloader.dataset.data_root=DIR'

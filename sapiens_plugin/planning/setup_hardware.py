@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 import torch
 
-from sapiens_plugin.data.free_space import gigabytes
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.streaming.memory import MIB
 from sapiens_plugin.streaming.precision import CHOICES, choose_precision
 
-from .footprint import CONTEXT, PROGRAM
+from .amounts import size
+from .footprint import CONTEXT, WORKER, program_memory
 from .gpu_probe import (
     CUDA_BUILD,
     MIN_DRIVER,
@@ -30,6 +30,7 @@ from .setup_report import Check, Commands
 _SHARED_MEMORY = Path('/dev/shm')  # where loaders of PyTorch hand batches over on Linux
 _RESERVE = int(0.5 * 2**30)  # left to the rest of the system, as StreamingHook does
 _SHARE_OF_FREE = 0.9  # as in StreamedTopdownPoseEstimator
+_BESIDE_IT = f"CUDA's context {CONTEXT // MIB} beside it (computed)"
 _WITHOUT_GPU = (
     'none found. Without one: the demo, the tests, planning, bringing and checking data'
 )
@@ -178,10 +179,7 @@ def check_gpu_memory(
     """
     found = '' if free is None else f'{_free(free, total)}; '
     if job.streaming is None:
-        detail = (
-            f'{found}the job takes {least:,}, and CUDA itself {CONTEXT // MIB} '
-            '(computed)'
-        )
+        detail = f'{found}the job takes {least:,} MiB, {_BESIDE_IT}'
         if least <= free:
             return Check('GPU memory', 'ok', detail)
         mend = 'take a config that streams: configs/sapiens1b_gtx1650.py'
@@ -194,8 +192,8 @@ def check_gpu_memory(
     else:
         source = 'model.vram_budget'
     detail = (
-        f'{found}the job may take {budget:,} MiB ({source}) and needs {least:,} '
-        '(computed)'
+        f'{found}the job needs {least:,} MiB at least and uses up to {budget:,} '
+        f'({source}), {_BESIDE_IT}'
     )
     if least <= budget and (free is None or budget <= free):
         return Check('GPU memory', 'ok', detail)
@@ -250,35 +248,37 @@ def check_host_memory(
         commands: Those of this checkout.
         on_gpu: Whether a GPU computes; else its share lies in host memory as well.
     """
-    found = f'{gigabytes(available)} free'
+    found = f'{size(available)} free'
     if job is None:
         return Check('host memory', 'ok', found)
-    beside = PROGRAM + _RESERVE
+    program = program_memory(job.persons) + job.train_workers * WORKER
     if job.streaming is None:
-        kept = 4 * job.num_params if on_gpu else job.resident_bytes
-        detail = f'{found}; the job takes {gigabytes(kept + beside)}'
-        if not on_gpu:
-            detail += ', before activations'
-        if kept + beside <= available:
-            return Check('host memory', 'ok', detail)
+        for_gpu = job.resident_bytes - 4 * job.num_params
+        least = most = program + 4 * job.num_params
+    else:
+        for_gpu = (job.streaming.vram_budget or 0) * MIB
+        least = program + job.streamed_memory().total
+        boundaries = job.streamed_memory(boundary_bytes=job.boundary_bytes)
+        most = program + boundaries.total
+    if on_gpu:
+        for_gpu = 0
+    detail = f'{found}; the job takes {size(least)}'
+    if most > least:
+        detail += f' to {size(most)}, by how the GPU lays it out'
+    if for_gpu:
+        before = ' before activations' if job.streaming is None else ''
+        detail += f', and {size(for_gpu)}{before} because no GPU holds that here'
+    detail += f'; {size(_RESERVE)} should stay free'
+    beside = for_gpu + _RESERVE
+    if most + beside <= available:
+        return Check('host memory', 'ok', detail)
+    if job.streaming is None:
         mend = 'close other programs, or take a smaller model'
         return Check('host memory', 'fail', detail, mend)
-
-    if not on_gpu:
-        beside += (job.streaming.vram_budget or 0) * MIB
-    least = job.streamed_memory().total + beside
-    most = job.streamed_memory(boundary_bytes=job.boundary_bytes).total + beside
-    detail = f'{found}; the job takes {gigabytes(least)}'
-    if most <= available:
-        return Check('host memory', 'ok', f'{detail} to {gigabytes(most)}')
-    if least <= available:
-        return Check(
-            'host memory',
-            'warn',
-            f'{detail} to {gigabytes(most)}, by how the GPU lays it out; the job '
-            'decides before it loads anything',
-        )
-    mend = _narrower(available - beside, job, commands)
+    if least + beside <= available:
+        detail += '; the job decides before it loads anything'
+        return Check('host memory', 'warn', detail)
+    mend = _narrower(available - program - beside, job, commands)
     return Check('host memory', 'fail', detail, mend)
 
 
@@ -303,7 +303,8 @@ def check_workers(cores: int, job: SetupJob | None, commands: Commands) -> Check
     if job is None or not job.loaders:
         return Check('processors', 'ok', found)
     loader = max(job.loaders, key=lambda loader: loader.workers)
-    detail = f'{found}; the {loader.split} loader starts {loader.workers} workers'
+    detail = f'{found}; the {loader.split} loader starts {loader.workers} worker'
+    detail += 's' if loader.workers > 1 else ''
     if loader.workers <= cores:
         return Check('processors', 'ok', detail)
     option = f'{loader.split}_dataloader.num_workers={cores}'
@@ -319,14 +320,13 @@ def check_shared_memory(free: int, job: SetupJob | None, commands: Commands) -> 
         job: The job, or None.
         commands: Those of this checkout.
     """
-    found = f'{gigabytes(free)} free in {_SHARED_MEMORY}'
+    found = f'{size(free)} free in {_SHARED_MEMORY}'
     busy = [loader for loader in job.loaders if loader.workers] if job else []
     if not busy:
         return Check('shared memory', 'ok', found)
     loader = max(busy, key=lambda loader: loader.shared_bytes)
     detail = (
-        f'{found}; the {loader.split} loader fills up to '
-        f'{gigabytes(loader.shared_bytes)}'
+        f'{found}; the {loader.split} loader fills up to {size(loader.shared_bytes)}'
     )
     if loader.shared_bytes <= free:
         return Check('shared memory', 'ok', detail)

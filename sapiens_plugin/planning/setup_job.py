@@ -13,8 +13,9 @@ from sapiens_plugin.streaming.moments import moment_bytes
 from sapiens_plugin.vit.architectures import PATCH_SIZE
 from sapiens_plugin.vit.model import SapiensViT
 
-from .job import Checkpoints, Streaming
+from .job import COCO_PERSONS, Checkpoints, Streaming
 from .job_reader import (
+    check_schedule,
     is_named,
     read_checkpoints,
     read_head,
@@ -26,6 +27,7 @@ from .setup_report import Commands
 _SPLITS = ('train', 'val', 'test')
 _BUFFERED_BATCHES = 2  # that a worker of PyTorch's loader makes ahead
 _FLOAT = 4  # bytes
+_PERSON_BYTES = 1_590  # that COCO's annotation files have for each person of a job
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,25 @@ class SetupJob:
         return commands.tool('train.py', *arguments)
 
     @property
+    def train_workers(self) -> int:
+        """Processes that load for training."""
+        return next(each.workers for each in self.loaders if each.split == 'train')
+
+    @property
+    def persons(self) -> int:
+        """Persons of the annotations that training reads, about: by their size.
+
+        COCO's, where a file is not there yet.
+        """
+        files = {s.annotations: s.split for s in self.sources if s.split != 'test'}
+        return sum(
+            path.stat().st_size // _PERSON_BYTES
+            if path.is_file()
+            else COCO_PERSONS[split]
+            for path, split in files.items()
+        )
+
+    @property
     def disk_bytes(self) -> int:
         """What checkpoints take at most."""
         moments = 'float32' if self.streaming is None else self.streaming.moment_dtype
@@ -187,6 +208,7 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
             'jobs are in configs/.'
         )
     vit = _backbone(backbone, config)
+    check_schedule(cfg)
     frozen = _held_by_frozen_stages(vit, backbone.get('frozen_stages', -1))
     head = read_head(cfg['model']['head'])
     total = sum(p.numel() for p in vit.parameters()) + head.num_params(

@@ -8,7 +8,7 @@ import torch
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.streaming.memory import MIB
 
-from .footprint import CONTEXT, Measure, device_use
+from .footprint import Measure, device_use
 from .job import TrainingJob
 
 _LIMIT = 2**20  # MiB; no GPU has that much
@@ -37,7 +37,7 @@ def least_memory(job: TrainingJob, measure: Measure, dtype: torch.dtype) -> int:
             *(job, measure),
             **dict(warmup=warmup, training=training, dtype=dtype, vram_mib=None),
         )
-        return -((CONTEXT - found.total) // MIB)  # rounded up
+        return -(-found.total // MIB)
 
     if job.streaming is None:
         return max(use(*each) for each in passes)

@@ -76,6 +76,7 @@ class Report:
         wide = max(len(mark) for mark in marks.values())
         everything = [check for checks in self.groups.values() for check in checks]
         indent = max((len(check.name) for check in everything), default=0) + 2
+        told = None
         for title, checks in self.groups.items():
             yield title
             for check in checks:
@@ -83,7 +84,8 @@ class Report:
                 if colour:
                     mark = f'\x1b[{_COLOURS[check.status]}m{mark}\x1b[0m'
                 yield f'  {mark} {check.name:<{indent}}{check.detail}'
-                if check.mend:
+                if check.mend and check.mend != told:
+                    told = check.mend  # one that mends several things, once
                     yield f'  {"":{wide}} {"":{indent}}{arrow} {check.mend}'
             yield ''
         yield f'{self._verdict} {self._next}'

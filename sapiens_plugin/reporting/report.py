@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import sapiens_plugin
-from sapiens_plugin.data.free_space import gigabytes
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.planning.amounts import size
 from sapiens_plugin.reporting.charts import shown
 from sapiens_plugin.reporting.dumped_config import find, read_dumped_config
 from sapiens_plugin.reporting.kept_validation import read_kept_validation
@@ -26,6 +26,7 @@ from sapiens_plugin.reporting.run_log import RunLog, read_run_log
 from sapiens_plugin.reporting.work_dir import (
     Checkpoint,
     checkpoints,
+    last_test,
     read_plan,
     versions,
 )
@@ -73,6 +74,7 @@ class Run:
         config_text: The same as it was written down.
         checkpoints: Those that lie there.
         versions: Of the software and the machine.
+        tested: What ``tools/test.py`` found last, if it ran: AP and its start.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Run:
     config_text: str
     checkpoints: list[Checkpoint]
     versions: dict[str, str]
+    tested: tuple[float, str] | None
 
     @property
     def max_epochs(self) -> int:
@@ -231,6 +234,7 @@ def _read_run(work_dir: Path) -> Run:
         config_text=text,
         checkpoints=checkpoints(work_dir),
         versions=versions(folder),
+        tested=last_test(work_dir),
     )
 
 
@@ -261,6 +265,9 @@ def _facts(run: Run) -> Markup:
     if precisions:
         epoch, best = max(precisions, key=lambda point: point[1])
         facts.append(('Best AP', f'{best:.3f}', f'after epoch {epoch:g}'))
+    if run.tested:
+        tested, when = run.tested
+        facts.append(('Test AP', f'{tested:.3f}', f'tools/test.py, {when}'))
     losses = log.train_series('loss')
     if losses:
         facts.append(('Last loss', shown(losses[-1][1]), None))
@@ -318,9 +325,9 @@ def _job(run: Run) -> Markup:
 def _checkpoints(run: Run) -> Markup:
     if not run.checkpoints:
         return missing('No checkpoint lies in the work directory.')
-    rows = [(c.name, gigabytes(c.size)) for c in run.checkpoints]
+    rows = [(c.name, size(c.size)) for c in run.checkpoints]
     if len(rows) > 1:
-        rows.append(('together', gigabytes(sum(c.size for c in run.checkpoints))))
+        rows.append(('together', size(sum(c.size for c in run.checkpoints))))
     return table(
         ('File', 'Size'),
         rows,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sapiens_plugin.planning.amounts import size
 from sapiens_plugin.reporting.charts import shown
 from sapiens_plugin.reporting.markup import Markup, element, join
 from sapiens_plugin.reporting.plan_and_run import (
@@ -139,8 +140,8 @@ def plan_against_run(
         note = missing(
             problem
             or f'No {PLAN_NAME} lies in the work directory, so there is no plan to '
-            'compare with. What `python tools/plan.py CONFIG --json` prints is one, if '
-            'it is kept there under that name.'
+            'compare with. What `python3 tools/plan.py CONFIG --json` prints is one, '
+            'if it is kept there under that name.'
         )
         heads = ('What', 'Measured')
     else:
@@ -206,4 +207,6 @@ def _text(value: float | None, unit: str) -> str:
         return _UNKNOWN
     if unit == 'hours':
         return hours(value)
+    if unit == 'GiB':
+        return size(value * 2**30)
     return f'{shown(value)} {unit}'.rstrip()

@@ -147,7 +147,6 @@ def _by_keypoint(kept: KeptValidation, evaluation: Evaluation) -> Markup:
             kept.keypoints, found, kept.sigmas, strict=True
         )
     ]
-    whole = evaluation.overall()
     return join(
         element(
             'p',
@@ -156,7 +155,7 @@ def _by_keypoint(kept: KeptValidation, evaluation: Evaluation) -> Markup:
             'the area of the person, ranked by the score of the person. Persons in '
             'whom it is not labelled are ignored. These are no parts of the AP of '
             'whole '
-            f'persons, which is {whole.ap:.3f} here.',
+            f'persons, which is {kept.metrics["coco/AP"]:.3f} here.',
         ),
         table(
             ('Keypoint', 'AP, 0 to 1', 'AP', 'AP .50', 'AR', 'Persons', 'Sigma'),

@@ -111,11 +111,33 @@ def read_run_log(work_dir: Path) -> RunLog:
         earlier = (s for s in starts if s.epochs_before < start.epochs_before)
         starts = (*earlier, start)
     if not train:
-        raise InputError(
-            f'{work_dir} has no training log (TIMESTAMP/vis_data/scalars.json). Name '
-            f'the work directory of a training that got past its first log line.'
-        )
+        raise InputError(_why_nothing(Path(work_dir)))
     return RunLog(train=train, validation=validation, starts=starts)
+
+
+def _why_nothing(work_dir: Path) -> str:
+    """Say why there is no training log, and what may be meant."""
+    if not work_dir.exists():
+        return f'{work_dir} does not exist. Name the work directory of a training.'
+    if not work_dir.is_dir():
+        return f'{work_dir} is a file. Name the work directory of a training.'
+    whole = work_dir.absolute()
+    for start in (whole, whole.parent):
+        if (start / 'vis_data').is_dir():
+            return (
+                f'{work_dir} belongs to one start of a training. Name the work '
+                f'directory above it: {start.parent}.'
+            )
+    runs = sorted({p.parents[2] for p in work_dir.glob('*/*/vis_data/scalars.json')})
+    if runs:
+        return (
+            f'{work_dir} holds several work directories. Name one of them: '
+            f'{", ".join(map(str, runs))}.'
+        )
+    return (
+        f'{work_dir} has no training log (TIMESTAMP/vis_data/scalars.json). Name the '
+        'work directory of a training that got past its first log line.'
+    )
 
 
 def _read_records(path: Path) -> list[dict]:

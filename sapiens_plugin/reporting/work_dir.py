@@ -57,6 +57,20 @@ def versions(start_folder: Path) -> dict[str, str]:
     return found
 
 
+def last_test(work_dir: Path) -> tuple[float, str] | None:
+    """Return the AP of the last test in a work directory, and when it started.
+
+    ``tools/test.py`` leaves it as ``TIMESTAMP/TIMESTAMP.json``; None without one.
+    """
+    for folder in sorted(Path(work_dir).glob('[0-9]*_[0-9]*'), reverse=True):
+        try:
+            found = json.loads((folder / f'{folder.name}.json').read_bytes())
+            return float(found['coco/AP']), folder.name
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # a training, or a test of another kind
+    return None
+
+
 def read_plan(work_dir: Path) -> dict | None:
     """Read what ``tools/plan.py --json`` said of the job; None if it was not kept.
 

@@ -5,14 +5,17 @@ spite of their ``.pt2`` ending), files of ``torch.save`` (``.pth``), and safeten
 What a file is, is decided by its bytes, never by its name.
 """
 
+import io
 import json
+import math
 import pickle
 import re
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +24,13 @@ from torch import Tensor
 
 from sapiens_plugin.errors import InputError
 
+from .sampling import sample, sample_spans
+from .untrusted import check_pickle, narrow_unpickling, what_is_wrong
+
 # The first bytes of torch.save's format before PyTorch 1.6: a pickled magic number.
 _LEGACY_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
+# Bytes: the format's own limit.
+_MAX_SAFETENSORS_HEADER = 100_000_000
 # What unpickling damaged bytes raises (Python's manual: "not necessarily limited to").
 _PICKLE_ERRORS = (
     EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError,
@@ -44,10 +52,24 @@ _STORAGE_DTYPES = {
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor in a file: its shape is known, its values are read on demand."""
+    """A tensor in a file: its shape is known, its values are read on demand.
+
+    Attributes:
+        shape: Its shape.
+        read: Reads it; what comes from a mapped file is read where it is looked at.
+        read_spans: Reads runs of elements, (begin, end) in row order, one after the
+            other into a vector, where that is less work.
+    """
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    read_spans: Callable[[Sequence[tuple[int, int]]], Tensor] | None = None
+
+    def sample(self) -> Tensor:
+        """Read the elements that :func:`.sampling.sample` takes of the whole tensor."""
+        if self.read_spans is None:
+            return sample(self.read())
+        return self.read_spans(sample_spans(math.prod(self.shape)))
 
 
 def sniff(path: str | Path) -> str:
@@ -138,9 +160,11 @@ def load_pickle(path: str | Path) -> Any:
     if kind not in ('pth', 'legacy_pth'):
         raise InputError(f'{path} is a {kind} file, not one of torch.save.')
     try:
-        return torch.load(
-            path, map_location='cpu', mmap=kind == 'pth', weights_only=True
-        )
+        _check_pickles(path, kind)
+        with narrow_unpickling():
+            return torch.load(
+                path, map_location='cpu', mmap=kind == 'pth', weights_only=True
+            )
     except pickle.UnpicklingError as error:
         wanted = re.search(r'GLOBAL ([\w.]+)', str(error))
         if wanted is None:
@@ -156,8 +180,30 @@ def load_pickle(path: str | Path) -> Any:
         OSError,
         AssertionError,
         struct.error,
+        zipfile.BadZipFile,
     ) as error:
         raise _damaged(path, error) from error
+
+
+def _check_pickles(path: Path, kind: str) -> None:
+    if kind == 'legacy_pth':
+        with open(path, 'rb') as file:
+            # Magic number, version, machine, content and names of storages, which come
+            # next.
+            for _ in range(5):
+                check_pickle(file)
+        return
+    with zipfile.ZipFile(path) as archive, archive.open(_tree_of(archive)) as file:
+        check_pickle(io.BufferedReader(file))
+
+
+def _tree_of(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    # _sniff_zip has seen it: <root>/data.pkl, whatever else lies in the archive.
+    return next(
+        info
+        for info in archive.infolist()
+        if info.filename.partition('/')[2] == 'data.pkl'
+    )
 
 
 def _sniff_zip(path: Path, size: int) -> str:
@@ -168,30 +214,40 @@ def _sniff_zip(path: Path, size: int) -> str:
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, *_PICKLE_ERRORS) as error:
         raise _damaged(path, error) from error
-    inner = {name.partition('/')[2] for name in names}
+    if wrong := what_is_wrong(members, size):
+        raise InputError(
+            f'{path} was refused: {wrong}, which PyTorch never writes. The archive may '
+            'be hostile.'
+        )
+    inner = [member.filename.partition('/')[2] for member in members]
     if 'data.pkl' not in inner:
         raise InputError(
             f'{path} is a zip archive, but not one that PyTorch wrote (no data.pkl). '
             'If the weight file was packed, unpack it first.'
         )
-    return 'torchscript' if 'constants.pkl' in inner else 'pth'
+    if 'constants.pkl' in inner:
+        return 'torchscript'
+    for member in members:
+        _check_stored(path, member)
+    return 'pth'
 
 
 def _sniff_safetensors(path: Path, size: int, header_size: int) -> str:
     with open(path, 'rb') as file:
         file.seek(8)
-        header = file.read(min(header_size, size))
+        header = file.read(min(header_size, _MAX_SAFETENSORS_HEADER))
     if len(header) == header_size:
         try:
             entries = json.loads(header)
             end = max((e['data_offsets'][1] for k, e in entries.items()
                        if k != '__metadata__'), default=0)  # fmt: skip
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            is_whole = 8 + header_size + end == size
+        except _PICKLE_ERRORS as error:
             raise _damaged(path, error) from error
-        if 8 + header_size + end == size:
+        if is_whole:
             return 'safetensors'
     raise InputError(
         f'The safetensors file {path} is cut short: {size} bytes are less than its own '
@@ -224,9 +280,12 @@ def _open_state_dict(path: Path) -> dict[str, LazyTensor]:
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
     # Imported here: everything else in this package needs PyTorch alone.
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    file = safe_open(path, framework='pt')
+    try:
+        file = safe_open(path, framework='pt')
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
     return {
         name: LazyTensor(
             tuple(file.get_slice(name).get_shape()),
@@ -282,32 +341,35 @@ class _StructureUnpickler(pickle.Unpickler):
 
 def _open_torchscript(path: Path) -> dict[str, LazyTensor]:
     archive = zipfile.ZipFile(path)
-    # sniff has seen it: <root>/data.pkl, whatever else lies in the archive.
-    tree_info = next(
-        info
-        for info in archive.infolist()
-        if info.filename.partition('/')[2] == 'data.pkl'
-    )
+    tree_info = _tree_of(archive)
     root = tree_info.filename.partition('/')[0]
     _check_stored(path, tree_info)
     try:
         with archive.open(tree_info) as file:
+            check_pickle(io.BufferedReader(file))
+        with archive.open(tree_info) as file:
             tree = _StructureUnpickler(file).load()
+        return {
+            name: _lazy(path, archive, root, name, record)
+            for name, record in _walk(tree)
+        }
+    except InputError:
+        raise
     except (pickle.UnpicklingError, zipfile.BadZipFile, *_PICKLE_ERRORS) as error:
         raise _damaged(path, error) from error
 
-    tensors = {}
-    for name, record in _walk(tree):
-        _, dtype, key, _, numel = record.storage
-        member = f'{root}/data/{key}'
-        _check_record(path, archive, member, name, record, dtype, numel)
-        tensors[name] = LazyTensor(
-            record.shape,
-            lambda record=record, dtype=dtype, member=member: _read_record(
-                path, archive, member, record, dtype
-            ),
-        )
-    return tensors
+
+def _lazy(path, archive, root, name, record) -> LazyTensor:
+    _, dtype, key, _, numel = record.storage
+    member = f'{root}/data/{key}'
+    _check_record(path, archive, member, name, record, dtype, numel)
+    return LazyTensor(
+        record.shape,
+        partial(_read_record, path, archive, member, record, dtype),
+        partial(_read_spans, path, archive, member, record, dtype)
+        if torch.empty(record.shape, device='meta').stride() == record.stride
+        else None,
+    )
 
 
 def _walk(module: Mapping, prefix: str = ''):
@@ -335,7 +397,12 @@ def _check_record(path, archive, member, name, record, dtype, numel) -> None:
     last = record.offset + sum(
         (n - 1) * step for n, step in zip(record.shape, record.stride, strict=True)
     )
-    if info.file_size != numel * dtype.itemsize or not 0 <= last < numel:
+    numbers = (record.offset, *record.shape, *record.stride)
+    if (
+        any(number < 0 for number in numbers)
+        or info.file_size != numel * dtype.itemsize
+        or not 0 <= last < numel
+    ):
         raise _damaged(path, f'the values of {name} are not as many as its shape says')
 
 
@@ -349,6 +416,19 @@ def _read_record(path, archive, member, record, dtype) -> Tensor:
         raise _damaged(path, error) from error
     storage = torch.frombuffer(buffer, dtype=dtype)
     return storage.as_strided(record.shape, record.stride, record.offset)
+
+
+def _read_spans(path, archive, member, record, dtype, spans) -> Tensor:
+    runs = []
+    with open(path, 'rb') as file:
+        file.seek(archive.getinfo(member).header_offset)
+        # The last two fields are the lengths of name and extra, which come next.
+        name, extra = struct.unpack('<26xHH', file.read(30))
+        begin = file.tell() + name + extra + record.offset * dtype.itemsize
+        for first, last in spans:
+            file.seek(begin + first * dtype.itemsize)
+            runs.append(file.read((last - first) * dtype.itemsize))
+    return torch.frombuffer(bytearray(b''.join(runs)), dtype=dtype)
 
 
 def _damaged(path: Path, reason: object) -> InputError:

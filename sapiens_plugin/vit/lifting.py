@@ -15,6 +15,7 @@ from .architectures import name_of
 from .checkpoint import LazyTensor, open_weights
 from .model import SapiensViT
 from .pos_embed import resize_pos_embed
+from .sampling import sample
 
 # Parts of the published files that are no part of a backbone: the masked
 # autoencoder's decoder, input normalisation, and the head of a fine-tuned model.
@@ -95,6 +96,41 @@ def check_backbone(vit: SapiensViT, path: str | Path) -> None:
     """
     path = Path(path)
     _match(vit, open_weights(path), path)
+
+
+def compare_backbone(vit: SapiensViT, path: str | Path) -> tuple[int, list[str]]:
+    """Compare a backbone with the file that was lifted into it.
+
+    Returns:
+        The number of tensors compared, and the names of those that are not as
+        :func:`load_backbone` leaves them.
+
+    Raises:
+        InputError: As :func:`load_backbone`.
+    """
+    path = Path(path)
+    tensors, grid = _match(vit, open_weights(path), path)
+    expected = _fit_positions(tensors.pop('pos_embed').read(), grid, vit)
+    # Resized once more, perhaps by another number of threads.
+    positions_kept = torch.allclose(vit.pos_embed.detach().cpu(), expected, atol=1e-6)
+    wrong = differing(vit.state_dict(), tensors)
+    return len(tensors) + 1, wrong if positions_kept else ['pos_embed', *wrong]
+
+
+def differing(state: Mapping[str, Tensor], file: Mapping[str, LazyTensor]) -> list[str]:
+    """Return the names of a file's tensors that are not what a model has.
+
+    Up to 1024 values of each are compared, spread over the tensor.
+
+    Args:
+        state: The model's; may be on any device.
+        file: Some of the same names, and of the same shapes.
+    """
+    return [
+        name
+        for name, tensor in file.items()
+        if not torch.equal(sample(state[name]), tensor.sample().to(state[name].dtype))
+    ]
 
 
 def _match(

@@ -65,9 +65,9 @@ def stock(path: Path, root: Path = Path()) -> Counter:
     return Counter(info['img_path'] for info in dataset)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def stock_is_ready():
-    import sapiens_plugin.registry  # noqa: F401
+@pytest.fixture(autouse=True)
+def stock_is_ready(stock_coco):
+    pass
 
 
 CASES = {

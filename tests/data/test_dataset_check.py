@@ -236,11 +236,9 @@ def test_what_is_all_right_is_not_reported(folder, changes):
     assert check(folder, data).findings == ()
 
 
-def test_the_verdicts_on_training_are_those_of_stock_mmpose(folder):
+def test_the_verdicts_on_training_are_those_of_stock_mmpose(folder, stock_coco):
     """What is said to stop it does, and what is said to be left out is."""
     from mmpose.datasets import CocoDataset
-
-    import sapiens_plugin.registry  # noqa: F401
 
     stopped, left_out, kept = set(), set(), set()
     for changes, kind in PERSONS.values():
@@ -285,8 +283,6 @@ def weights(folder, changes):
     from mmengine.registry import init_default_scope
     from mmpose.datasets import CocoDataset
 
-    import sapiens_plugin.registry  # noqa: F401
-
     init_default_scope('mmpose')
     path = folder.parent / 'one.json'
     data = {**content(), 'annotations': [person(1, **changes)]}
@@ -307,7 +303,7 @@ def weights(folder, changes):
     return dataset[0]['data_samples'].gt_instance_labels.keypoint_weights.numpy()
 
 
-def test_what_is_said_of_the_loss_is_so_in_stock_mmpose(folder):
+def test_what_is_said_of_the_loss_is_so_in_stock_mmpose(folder, stock_coco):
     assert weights(folder, {}).tolist() == [[1.0] * 17]
     for case in (
         'all invisible',

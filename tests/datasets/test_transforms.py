@@ -50,7 +50,7 @@ def test_blur_smooths(kind):
 
 @pytest.mark.parametrize(
     'content, message',
-    [(None, 'is missing'), (b'', 'decode'), (b'\xff\xd8junk', 'decode')],
+    [(None, 'is missing'), (b'', 'is empty'), (b'\xff\xd8junk', 'is not an image')],
 )
 def test_unreadable_images_are_named(content, message, tmp_path):
     path = tmp_path / 'a.jpg'

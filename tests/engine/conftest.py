@@ -8,6 +8,16 @@ import sapiens_plugin.registry  # noqa: F401  (first: it repairs what MMPose imp
 _names = itertools.count()
 
 
+@pytest.fixture(scope='session', autouse=True)
+def quick_config_texts():
+    """Leave configs as they are written: to format one takes seconds, for every run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            'mmengine.config.config.FormatCode', lambda text, **_: (text, True)
+        )
+        yield
+
+
 @pytest.fixture(scope='session')
 def make_runner():
     """Build a stock Runner from a config, under a name of its own."""

@@ -50,6 +50,7 @@ def test_optimizer_steps_see_the_same_rates_however_they_are_accumulated(
 def test_phase_2_starts_small_where_accumulation_runs_across_its_beginning(
     demo_config, make_runner
 ):
+    demo_config.train_cfg = dict(by_epoch=True, max_epochs=3)  # MMEngine's own loop
     demo_config.param_scheduler[-1].update(end=3)
     for scheduler in demo_config.param_scheduler[:-1]:
         scheduler.update(optimizer_steps=2, start_factor=0.01)

@@ -334,7 +334,7 @@ def test_full_gpu_is_reported_with_ways_out(monkeypatch):
 def test_a_step_that_is_not_finite_is_skipped_and_names_its_images(monkeypatch):
     said = []
     monkeypatch.setattr(
-        'sapiens_plugin.models.pose_estimator.print_log',
+        'sapiens_plugin.engine.step_guard.print_log',
         lambda message, **_: said.append(message),
     )
     model = build()
@@ -346,11 +346,14 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_images(monkeypatch):
     after = weights_after(model, wrapper)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(param.grad is None for param in model.parameters())
-    assert model.skipped_in_a_row == 1
-    assert said[-1].endswith('(1 in a row). Images: 102, 103')  # a micro-batch
+    assert wrapper.guard.state['skipped_in_a_row'] == 1
+    assert said == [
+        'The loss of a step is not finite; the step is skipped (1 in a row, 1 in all). '
+        'Images: 102, 103'  # a micro-batch
+    ]
     assert wrapper.inner_count == 1
     model.train_step(make_data(), wrapper)
-    assert model.skipped_in_a_row == 0
+    assert wrapper.guard.state['skipped_in_a_row'] == 0
     assert not torch.equal(
         weights_after(model, wrapper)['backbone.ln1.weight'],
         before['backbone.ln1.weight'],
@@ -367,7 +370,7 @@ def test_a_loss_that_is_not_finite_is_skipped_even_if_gradients_are(monkeypatch)
 
     monkeypatch.setattr(model.head, 'loss', broken)
     model.train_step(make_data(), wrapper)
-    assert model.skipped_in_a_row == 1 and not wrapper.optimizer.has_pending
+    assert wrapper.guard.state['skipped'] == 1 and not wrapper.optimizer.has_pending
 
 
 def test_budget_too_small_for_a_block_names_the_smallest():

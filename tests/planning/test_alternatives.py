@@ -1,5 +1,7 @@
 """The nearest jobs, and the best inside limits."""
 
+import re
+
 import pytest
 
 from sapiens_plugin.errors import InputError
@@ -10,6 +12,7 @@ from sapiens_plugin.planning.alternatives import (
     one_at_a_time,
 )
 from sapiens_plugin.planning.cards import get_card
+from sapiens_plugin.planning.limits import Limits
 from sapiens_plugin.planning.plan import make_plan
 
 MAX_Q = get_card('gtx1650-maxq')
@@ -17,7 +20,8 @@ MAX_Q = get_card('gtx1650-maxq')
 
 def search(planned, hours=None, vram_mib=None, card=MAX_Q, **changes):
     job = planned.job.changed(**changes)
-    return best_within(job, card, planned.measure, hours=hours, vram_mib=vram_mib)
+    limits = Limits(hours=hours, vram_mib=vram_mib)
+    return best_within(job, card, planned.measure, limits=limits)
 
 
 def test_the_user_s_ladder_is_there(shipped):
@@ -40,13 +44,44 @@ def test_the_user_s_ladder_is_there(shipped):
     assert '79.6' in found['sapiens_0.3b'].cost and '82.1' in found['sapiens_0.3b'].cost
     job = found['micro-batch 1 × 32'].plan.job
     assert (job.micro_batch, job.effective_batch) == (1, 32)
+    assert {name for name, a in found.items() if not a.helps(plan)} == {
+        'micro-batch 1 × 32', 'no loader workers',
+    }  # fmt: skip
+
+
+def test_a_card_that_holds_the_model_need_not_stream(shipped):
+    planned = shipped('sapiens1b_gtx1650')
+    plan = make_plan(planned.job, get_card('h100'), planned.measure)
+    found, *others = nearest_jobs(plan, planned.measure)
+    assert found.name == 'weights on the GPU' and found.helps(plan)
+    assert 'sapiens1b_a100' in found.cost
+    assert found.plan.job.streaming is None
+    # Smaller inputs save nothing where the loader is what a step waits for.
+    assert not any(each.helps(plan) for each in others if each.name == '256×192')
+
+
+def test_a_budget_above_the_card_is_cut(shipped):
+    planned = shipped('sapiens1b_gtx1650')
+    plan = make_plan(planned.job, MAX_Q.limited(2048), planned.measure)
+    assert not plan.fits
+    found, *_ = nearest_jobs(plan, planned.measure)
+    assert found.name == 'vram_budget 1598' and found.helps(plan)
+
+
+def test_fewer_epochs_end_in_the_hours_that_are_given(shipped):
+    planned = shipped('sapiens1b_gtx1650')
+    plan = make_plan(planned.job, MAX_Q, planned.measure)
+    found = {a.name: a for a in nearest_jobs(plan, planned.measure, hours=1000)}
+    assert found['1 + 10 epochs'].plan.total_hours <= 1000
+    assert 'within 1,000 h' in found['1 + 10 epochs'].cost
 
 
 def test_streaming_is_named_where_nothing_else_fits(shipped):
     planned = shipped('sapiens1b_a100')
     plan = make_plan(planned.job, MAX_Q, planned.measure)
     found = nearest_jobs(plan, planned.measure)
-    assert [a.name for a in found if a.plan.fits] == ['weights streamed']
+    assert [a.name for a in found if a.helps(plan)] == ['weights streamed']
+    assert 'configs/sapiens1b_gtx1650.py' in found[0].cost
     assert found[0].plan.job.effective_batch == planned.job.effective_batch
     fits = make_plan(planned.job, get_card('a100'), planned.measure)
     names = [a.name for a in nearest_jobs(fits, planned.measure)]
@@ -103,8 +138,12 @@ def test_more_time_never_buys_a_worse_plan(shipped):
 
 def test_nothing_fits(shipped):
     planned = shipped('sapiens0.3b_gtx1650_week')
-    with pytest.raises(InputError, match=r'20 hours .*sapiens_0.3b.* at 256×192'):
+    with pytest.raises(InputError, match=r'20.0 h .*sapiens_0.3b.* at 256×192') as seen:
         search(planned, hours=20)
+    hours = int(re.search(r'takes (\d+) hours', str(seen.value))[1])
+    search(planned, hours=hours)
+    with pytest.raises(InputError):
+        search(planned, hours=hours - 1)
     with pytest.raises(InputError, match='600 MiB'):
         search(planned, vram_mib=600)
     tiny = shipped('sapiens_tiny_demo')

@@ -45,3 +45,9 @@ def test_names_are_found_as_people_write_them():
     assert get_card('RTX 3060') is CARDS['rtx3060']
     with pytest.raises(InputError, match=r'gtx9000 is not in the table.*rtx3060'):
         get_card('gtx9000')
+
+
+def test_a_card_can_be_limited_and_never_grows():
+    card = get_card('gtx1650')
+    assert card.limited(None) == card.limited(8192) == card
+    assert card.limited(1024.9).vram_mib == 1024

@@ -91,7 +91,7 @@ def test_phases_follow_the_epochs(plan_of):
     rare = plan_of('sapiens1b_gtx1650', max_epochs=25, val_interval=10)
     assert rare.validation.times == 3  # MMEngine adds one after the last epoch
     whole = plan_of('sapiens1b_coco_1024x768')
-    assert [phase.name for phase in whole.phases] == ['all layers']
+    assert [phase.name for phase in whole.phases] == ['everything']
     assert not whole.fits
 
 

@@ -324,6 +324,10 @@ def test_coco_elsewhere_is_brought_there(coco, commands, tmp_path, monkeypatch):
     monkeypatch.setenv('COCO_ROOT', str(coco.root))
     mend = check_images(coco, None, commands).mend
     assert slashes(mend) == 'python tools/download_coco.py'
+    shutil.rmtree(coco.root)
+    mend = check_images(coco, None, commands).mend
+    assert mend.startswith(f'COCO_ROOT={coco.root} is not a folder: correct or unset')
+    assert slashes(mend).endswith('fetch COCO there: python tools/download_coco.py')
 
 
 def test_missing_detections_keep_no_training_from_running(coco, commands, tmp_path):

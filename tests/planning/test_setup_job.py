@@ -65,8 +65,8 @@ def test_the_job_of_4_gb():
     assert job.backbone_weights.endswith('sapiens_1b_epoch_173_torchscript.pt2')
     assert job.whole_weights is None
     assert job.work_dir == Path('work_dirs', 'sapiens1b_gtx1650')
-    # 4 bytes of weights and 2.06 of moments a parameter, in three; and the best one.
-    expected = (3 * (4 + 2.0625) + 4) * job.num_params
+    # 4 bytes of weights and 2.06 of moments a parameter, in four; and the best one.
+    expected = (4 * (4 + 2.0625) + 4) * job.num_params
     assert job.disk_bytes == pytest.approx(expected, rel=1e-3)
     train, val, test = job.sources
     assert (
@@ -181,3 +181,20 @@ def test_a_command_keeps_the_changes_but_those_it_replaces():
 def test_a_budget_is_a_number():
     with pytest.raises(InputError, match=r"model.vram_budget='3GB'"):
         read('sapiens1b_gtx1650', **{'model.vram_budget': '3GB'})
+
+
+def test_a_job_with_no_more_epochs_than_its_warm_up_is_refused():
+    with pytest.raises(InputError, match='begins at epoch 10 and ends at epoch 5'):
+        read('sapiens1b_gtx1650', **{'train_cfg.max_epochs': 5})
+
+
+def test_persons_follow_the_size_of_the_annotations(tmp_path):
+    root = {
+        f'{s}_dataloader.dataset.data_root': str(tmp_path) for s in ('train', 'val')
+    }
+    job = read('sapiens1b_gtx1650', **root)
+    assert job.persons == 156_165  # COCO's, while it is not there
+    train = job.sources[0].annotations
+    train.parent.mkdir(parents=True)
+    train.write_bytes(bytes(1_590_000))
+    assert job.persons == 1_000 + 6_352

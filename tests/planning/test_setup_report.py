@@ -55,6 +55,14 @@ def test_what_is_wrong_comes_with_its_command_and_the_first_one_last():
     assert list(one.lines())[-1] == 'Not ready: one thing to mend. First: fetch them'
 
 
+def test_what_mends_several_is_told_once():
+    lines = list(report(('Job', [BAD, BAD, WORSE])).lines())
+    assert [line.strip() for line in lines if '→' in line] == [
+        '→ fetch them',
+        '→ fetch those',
+    ]
+
+
 def test_plain_marks_are_ascii_and_aligned():
     lines = list(report(('Job', [GOOD, BAD])).lines(plain=True))
     assert '\n'.join(lines).isascii()

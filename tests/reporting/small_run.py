@@ -99,7 +99,7 @@ def make_plan() -> dict:
     phases = [
         {'name': 'head alone', 'epochs': 1, 'tflop_per_step': 1.0,
          'seconds_per_step': 0.8, 'hours_per_epoch': 0.01, 'hours': 0.01},
-        {'name': 'all layers', 'epochs': 3, 'tflop_per_step': 2.0,
+        {'name': 'everything', 'epochs': 3, 'tflop_per_step': 2.0,
          'seconds_per_step': 4.0, 'hours_per_epoch': 0.05, 'hours': 0.15},
     ]  # fmt: skip
     return {

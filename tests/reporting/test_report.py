@@ -212,13 +212,13 @@ def test_the_plan_stands_beside_what_happened(page):
     rows = page.table('Times are means')
     assert rows['head alone · epochs'] == ['1', '1', '']
     assert rows['head alone · an optimizer step'] == ['0.8 s', '1 s', '1.25 ×']
-    assert rows['all layers · an optimizer step'] == ['4 s', '2 s', '0.50 ×']
-    assert rows['all layers · an epoch'] == ['3.0 min', '1.7 min', '0.56 ×']
-    assert rows['all layers · all its epochs'] == ['9.0 min', '5.0 min', '0.56 ×']
+    assert rows['everything · an optimizer step'] == ['4 s', '2 s', '0.50 ×']
+    assert rows['everything · an epoch'] == ['3.0 min', '1.7 min', '0.56 ×']
+    assert rows['everything · all its epochs'] == ['9.0 min', '5.0 min', '0.56 ×']
     assert rows['Validations (4 so far)'] == ['1.2 min', '2.4 min', '']
     assert rows['Training and validations so far'][1] == f'{(350 + 144) / 60:.1f} min'
     assert rows['GPU memory, peak'] == ['6,008 MiB', '3,004 MiB', '0.50 ×']
-    assert rows['Host memory, peak'] == ['4 GiB', '2 GiB', '0.50 ×']
+    assert rows['Host memory, peak'] == ['4.0 GiB', '2.0 GiB', '0.50 ×']
     assert 'The plan for gtx1650 was computed, not measured' in page.text
     assert 'By arithmetic alone the job takes 7.5 min' in page.text
 
@@ -236,7 +236,7 @@ def test_the_job_its_checkpoints_and_versions_are_listed(page):
     assert job['Input, height × width in px'] == ['384 × 288']
     assert job['Epochs of the head alone'] == ['1']
     assert CONFIG.strip() in page.text
-    assert page.table('In the work directory')['epoch_4.pth'] == ['3.0 MB']
+    assert page.table('In the work directory')['epoch_4.pth'] == ['2.9 MiB']
     versions = page.table('As the last start')
     assert versions['PyTorch'] == ['2.13.0+cu130']
     assert versions['Python'] == ['3.11.7 (main)']

@@ -114,7 +114,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
 
 def test_a_directory_without_a_training_is_named(tmp_path):
     with pytest.raises(InputError, match='has no training log'):
-        read_run_log(tmp_path / 'nothing')
+        read_run_log(tmp_path)
 
 
 def test_starts_are_those_whose_records_are_left(tmp_path):

@@ -29,7 +29,7 @@ def plan(monkeypatch, capsys):
     def plan(*arguments) -> str:
         monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
         capsys.readouterr()
-        tool.main()
+        plan.code = tool.main()
         return capsys.readouterr().out
 
     return plan
@@ -40,7 +40,9 @@ def test_a_plan_for_this_machine(plan, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     text = plan(DEMO)
-    assert text.startswith('sapiens_tiny_demo on cpu: computed, not measured')
+    assert text.startswith('No NVIDIA GPU can be used here')
+    assert 'sapiens_tiny_demo on cpu: computed, not measured' in text
+    assert plan.code == 0
     assert 'measured now' in text
     assert 'at least, by arithmetic' in text
 
@@ -54,11 +56,21 @@ def test_a_search_writes_a_config_that_plans_alike(plan, tmp_path):
     assert found['total_hours'] <= 0.8 * before['total_hours']
     assert found['vram_peak_mib'] <= 3937
     again = json.loads(plan(path, *arguments))
-    for key in ('vram_peak_mib', 'host_ram_gib', 'total_hours', 'floor_hours'):
+    for key in (
+        *('vram_peak_mib', 'host_ram_gib', 'disk_gib', 'total_hours', 'floor_hours'),
+        'job',
+    ):
         assert again[key] == found[key]
-    assert str(path) in plan(
-        *(DEMO, '--gpu', 'gtx1650', *limits, '--write', tmp_path / 'b' / 'found.py')
-    ).replace(str(tmp_path / 'b'), str(tmp_path))
+    assert found['changed'] and not again['changed']
+    other = tmp_path / 'other.py'
+    text = plan(DEMO, '--gpu', 'gtx1650', *limits, '--write', other)
+    assert f'Next: python3 tools/check_setup.py {other}' in text
+
+
+def test_a_job_that_does_not_fit_is_exit_code_1(plan):
+    config = REPO / 'configs' / 'sapiens1b_coco_1024x768.py'
+    assert 'DOES NOT FIT' in plan(config, '--gpu', 'gtx1650')
+    assert plan.code == 1
 
 
 def test_wrong_input(plan, tmp_path):
@@ -69,6 +81,7 @@ def test_wrong_input(plan, tmp_path):
         ([DEMO, '--within', '7'], '--within 7 is not a time'),
         ([DEMO, '--vram', '0GiB'], '--vram 0GiB is not a size'),
         ([DEMO, '--write', 'x.py'], '--write needs a limit'),
+        ([DEMO, '--within', '1w', '--write', DEMO], 'is there already'),
         ([empty, '--gpu', 'a100'], 'not a Sapiens training job'),
         ([tmp_path / 'no.py'], 'no.py does not exist'),
     ):

@@ -10,8 +10,9 @@ from torch import nn
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.vit.checkpoint import load_pickle, open_weights, sniff
-from sapiens_plugin.vit.lifting import load_backbone
+from sapiens_plugin.vit.lifting import compare_backbone, load_backbone
 from sapiens_plugin.vit.model import SapiensViT
+from sapiens_plugin.vit.sampling import sample
 
 TINY = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 
@@ -293,8 +294,9 @@ def test_lifting_takes_little_more_memory_than_the_model(tmp_path):
     """A 200 MB archive must not be held in memory beside the model it fills."""
     script = """
 import resource, sys, torch
-from sapiens_plugin.vit.lifting import load_backbone
+from sapiens_plugin.vit.lifting import compare_backbone, load_backbone
 from sapiens_plugin.vit.model import SapiensViT
+from sapiens_plugin.vit.sampling import sample
 arch = dict(embed_dims=512, num_layers=16, num_heads=8, feedforward_channels=2048)
 vit = SapiensViT(arch, img_size=(64, 48))
 vit.init_weights()
@@ -332,3 +334,58 @@ def test_importing_vit_brings_in_torch_alone():
         [sys.executable, '-c', script], check=True, timeout=60, capture_output=True
     )
     assert answer.stdout.strip() == b'[]'
+
+
+class Views(nn.Module):
+    """Tensors that do not lie in their storages as they are."""
+
+    def __init__(self):
+        super().__init__()
+        base = torch.rand(5000)
+        self.register_buffer('part', base[1234:])
+        self.register_buffer('turned', torch.rand(50, 60).t())
+        self.register_buffer('narrow', torch.rand(3, 1000).half())
+        self.register_buffer('single', torch.tensor(3.0))
+
+    def forward(self, x):
+        return x * self.single
+
+
+def saved_as(kind, module, path):
+    if kind == 'torchscript':
+        torch.jit.trace(module, torch.rand(1)).save(path)
+    elif kind == 'safetensors':
+        from safetensors.torch import save_file
+
+        state = {name: v.contiguous() for name, v in module.state_dict().items()}
+        save_file(state, path)
+    else:
+        torch.save(module.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize('kind', ['torchscript', 'pth', 'safetensors'])
+def test_a_sample_is_that_of_the_whole_tensor(kind, tmp_path):
+    module = Views()
+    tensors = open_weights(saved_as(kind, module, tmp_path / 'weights'))
+    for name, value in module.state_dict().items():
+        assert torch.equal(tensors[name].sample(), sample(value)), name
+
+
+def test_a_sample_of_an_archive_takes_little_of_it(archive, mae, monkeypatch):
+    tensors = open_weights(archive)
+    monkeypatch.setattr(zipfile.ZipFile, 'open', pytest.fail)
+    for name, value in mae.state_dict().items():
+        assert torch.equal(tensors[name].sample(), sample(value)), name
+
+
+def test_a_backbone_is_compared_with_its_file(archive):
+    vit = make_backbone()
+    count, wrong = compare_backbone(vit, archive)
+    assert 0 < len(wrong) <= count == len(vit.state_dict())
+    load_backbone(vit, archive)
+    assert compare_backbone(vit, archive) == (count, [])
+    with torch.no_grad():
+        vit.pos_embed[0, 3] += 1e-3
+        vit.layers[1].ln1.bias[-1] += 1e-3
+    assert compare_backbone(vit, archive)[1] == ['pos_embed', 'layers.1.ln1.bias']

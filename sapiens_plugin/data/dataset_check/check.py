@@ -311,6 +311,7 @@ class _Choice:
             Sample(
                 f'{image.place}, {image.width:g} x {image.height:g}',
                 folder / image.name,
+                (image.width, image.height),
                 tuple(self._chosen[image.id][1]),
                 layout.names,
                 layout.skeleton,

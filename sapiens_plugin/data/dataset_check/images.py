@@ -1,38 +1,22 @@
 """The images of a data set: their entries and their files."""
 
 import os
-import struct
 import time
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-import cv2
 from PIL import Image as Pillow
 
 from sapiens_plugin.data.dataset_check import kinds
 from sapiens_plugin.data.dataset_check.kinds import Kind, Tally, shown
+from sapiens_plugin.data.decode import BROKEN, FORMATS, orientation_of
 from sapiens_plugin.data.parallel import for_each
 
 _WORKERS = 8
 _BATCH = 64  # files a thread takes at a time
-_ORIENTATION = 0x0112  # the EXIF tag
-_BROKEN = (  # what Pillow raises for files that are none of its formats, or damaged
-    OSError,
-    ValueError,
-    TypeError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Pillow.DecompressionBombError,
-)
 
 
 @dataclass(slots=True)
@@ -152,15 +136,14 @@ def _look_at_file(
         if not path.stat().st_size:
             return kinds.IMAGE_EMPTY, ''
         with Pillow.open(path) as picture:
-            size, orientation = picture.size, _orientation(picture)
-            readable = _opencv_reads(picture, path)
+            size, orientation = picture.size, orientation_of(picture)
+            if picture.format not in FORMATS:
+                return kinds.IMAGE_UNREADABLE, f'{image.place}: {picture.format}'
             if decode:
                 picture.load()
-    except _BROKEN as error:
+    except BROKEN as error:
         reason = shown(str(error)) if decode else ''
         return kinds.IMAGE_UNREADABLE, f'{image.place} {reason}'.strip()
-    if not readable:
-        return kinds.IMAGE_UNREADABLE, f'{image.place}: {picture.format}'
     turned = size[::-1] if orientation > 4 else size
     said = (image.width, image.height)
     if turned != said:
@@ -170,17 +153,3 @@ def _look_at_file(
     if orientation > 1 and turned == size:
         return kinds.IMAGE_TURN_UNCLEAR, image.place
     return None, ''
-
-
-def _orientation(picture: Pillow.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 is upright."""
-    # For a PNG without the tag in its head, Pillow would decode the whole picture.
-    if picture.format not in ('JPEG', 'MPO', 'TIFF') and 'exif' not in picture.info:
-        return 1
-    value = picture.getexif().get(_ORIENTATION, 1)
-    return value if value in range(1, 9) else 1
-
-
-def _opencv_reads(picture: Pillow.Image, path: Path) -> bool:
-    common = ('JPEG', 'MPO', 'PNG', 'BMP', 'WEBP', 'TIFF')
-    return picture.format in common or cv2.haveImageReader(str(path))

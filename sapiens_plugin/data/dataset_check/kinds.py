@@ -172,29 +172,33 @@ IMAGE_PATH = _warning(
     'files relative to the images folder, with "/".',
 )
 IMAGE_MISSING = _error(
-    'image missing', 'The file is not in the images folder. The job stops.'
+    'image missing',
+    'The file is not in the images folder. Training goes on without up to 1% of its '
+    'images, and stops at more; tools/test.py stops at the first.',
 )
-IMAGE_EMPTY = _error('image empty', 'The file has 0 bytes. The job stops.')
+IMAGE_EMPTY = _error(
+    'image empty', 'The file has 0 bytes. It is to a job what a missing one is.'
+)
 IMAGE_UNREADABLE = _error(
     'image unreadable',
-    'Not an image, damaged, or a format that OpenCV does not read. The job stops when '
-    'it comes to it, or trains on a half-grey picture.',
+    'Not an image, damaged, or a format that is not read. Training goes on without up '
+    'to 1% of its images, and stops at more; tools/test.py stops at the first.',
 )
 IMAGE_SIZE = _error(
     'image size',
     'The picture has another size than "width" and "height" say. Was it resized after '
     'labelling? Then boxes and keypoints lie in the wrong places.',
 )
-IMAGE_TURNED = _error(
+IMAGE_TURNED = _warning(
     'image turned',
     'The file has an EXIF orientation, and "width" and "height" are those of the '
-    'unturned picture. MMPose turns it on reading, so the labels lie in the wrong '
-    'places. Save the pictures turned, without the tag.',
+    "unturned picture. The configs here read it unturned. MMPose's own LoadImage turns "
+    'it, and the labels lie in the wrong places: better save it without the tag.',
 )
 IMAGE_TURN_UNCLEAR = _warning(
     'image turned or not',
-    'The file has an EXIF orientation that leaves its size as it is. MMPose turns or '
-    'mirrors it on reading: were the labels drawn on the turned picture?',
+    'The file has an EXIF orientation that leaves its size as it is. It is turned or '
+    'mirrored on reading: were the labels drawn on the turned picture?',
 )
 IMAGE_UNREAD = _warning(
     'image not read',

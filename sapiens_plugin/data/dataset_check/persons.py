@@ -1,12 +1,14 @@
 """The rules for one annotation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import ne
 
 from sapiens_plugin.data.annotations import counts_as_labelled, has_area
 from sapiens_plugin.data.dataset_check import kinds
 from sapiens_plugin.data.dataset_check.kinds import Kind
 
+_NUMBERS = frozenset({int, float, bool})
 _HUGE = 1e30
 _ROUNDING = 2.0  # px that a box or a keypoint may be beyond the image
 
@@ -69,7 +71,7 @@ def judge(annotation: dict, size: tuple[float, float], count: int) -> Verdict:
         count: How many keypoints it should have.
     """
     verdict = Verdict()
-    verdict.kinds += dict.fromkeys(_form(annotation, count))
+    verdict.kinds += dict.fromkeys(form_problems(annotation, count))
     if verdict.kinds:
         return verdict
     box, flat = annotation['bbox'], annotation['keypoints']
@@ -95,8 +97,13 @@ def judge(annotation: dict, size: tuple[float, float], count: int) -> Verdict:
     return verdict
 
 
-def _form(annotation: dict, count: int) -> Iterator[Kind]:
-    """What stops MMPose, or keeps the entry from being a person."""
+def form_problems(annotation: dict, count: int) -> Iterator[Kind]:
+    """Yield what stops MMPose, or keeps the entry from being a person.
+
+    Args:
+        annotation: The entry.
+        count: How many keypoints it should have.
+    """
     if 'keypoints' not in annotation:
         yield kinds.KEYPOINTS_MISSING
     elif not _is_numbers(annotation['keypoints']) or not _triples(annotation):
@@ -170,13 +177,22 @@ def _geometry(person: Person, width: float, height: float) -> Iterator[Kind]:
             yield kinds.OFF_BOX
 
 
-def _area(annotation: dict, person: Person) -> Iterator[Kind]:
-    area, box = annotation.get('area'), person.box[2] * person.box[3]
+def area_problems(annotation: dict) -> Iterator[Kind]:
+    """Yield what keeps an area from being a number that can be divided by."""
+    area = annotation.get('area')
     if not _is_number(area):
         yield kinds.AREA_MISSING
     elif not _is_finite([area]):
         yield kinds.NOT_FINITE
-    elif area <= 0:
+
+
+def _area(annotation: dict, person: Person) -> Iterator[Kind]:
+    problems = list(area_problems(annotation))
+    yield from problems
+    if problems:
+        return
+    area, box = annotation['area'], person.box[2] * person.box[3]
+    if area <= 0:
         yield kinds.AREA_ZERO
     elif box > 0 and not _is_normalised(person) and not 0.01 <= area / box <= 1.5:
         yield kinds.AREA_ODD
@@ -220,13 +236,18 @@ def _distance(point: tuple[float, float], box: list[float]) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+    return type(value) in _NUMBERS
 
 
 def _is_numbers(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_number, value))
+    return isinstance(value, list) and _NUMBERS.issuperset(map(type, value))
 
 
-def _is_finite(values: Iterable[float]) -> bool:
-    # Whole numbers of any length are compared well; NaN is in no range.
-    return all(-_HUGE < value < _HUGE for value in values)
+def _is_finite(values: list[float]) -> bool:
+    # Whole numbers of any length are compared well. NaN, which min and max may pass
+    # over, is the one number that is not itself.
+    return (
+        not any(map(ne, values, values))
+        and -_HUGE < min(values)
+        and max(values) < _HUGE
+    )

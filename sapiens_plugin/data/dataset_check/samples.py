@@ -7,6 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sapiens_plugin.data.decode import decode, read_file
+from sapiens_plugin.errors import UnreadableImage
+
 _SIDE = 1280  # px, of a picture's longer side
 _CELL = (560, 420)  # px, width and height of a picture in the overview
 _MARGIN = 0.05  # around the image, for what lies outside of it
@@ -49,6 +52,7 @@ class Sample:
     Attributes:
         title: What to write below it.
         path: Its file.
+        size: Width and height as its entry says, px.
         persons: Who is in it.
         names: Of the keypoints; those of the left and the right differ in colour.
         skeleton: Pairs of keypoints to join, counted from 0.
@@ -56,6 +60,7 @@ class Sample:
 
     title: str
     path: Path
+    size: tuple[float, float]
     persons: tuple[SamplePerson, ...]
     names: tuple[str, ...]
     skeleton: tuple[tuple[int, int], ...]
@@ -81,8 +86,11 @@ def draw_samples(samples: tuple[Sample, ...], folder: Path) -> Path | None:
         old.unlink(missing_ok=True)
     cells = []
     for sample in samples:
-        image = _read(sample.path)
-        if image is None:
+        try:
+            image = decode(
+                read_file(sample.path), sample.path, labelled_size=sample.size
+            )
+        except UnreadableImage:
             continue
         cells.append(_draw(image, sample, *_CELL))
         height, width = image.shape[:2]
@@ -93,12 +101,6 @@ def draw_samples(samples: tuple[Sample, ...], folder: Path) -> Path | None:
         return None
     _write(folder / 'samples.jpg', _overview(cells))
     return folder / 'samples.jpg'
-
-
-def _read(path: Path) -> np.ndarray | None:
-    """Read as MMPose does: BGR (H, W, 3), turned by its EXIF orientation."""
-    content = np.fromfile(path, np.uint8)
-    return cv2.imdecode(content, cv2.IMREAD_COLOR)
 
 
 def _write(path: Path, picture: np.ndarray) -> None:

@@ -1,0 +1,177 @@
+"""Annotation files from anywhere: checked as they are read.
+
+:func:`~sapiens_plugin.compat.check_annotation_files` puts these in the places of
+MMPose's own.
+"""
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+from mmpose.datasets.datasets.base import BaseCocoStyleDataset
+from mmpose.evaluation.metrics import CocoMetric
+from xtcocotools.coco import COCO
+
+from sapiens_plugin.data.dataset_check.stoppers import (
+    check_entries,
+    check_evaluated,
+    check_person,
+)
+from sapiens_plugin.errors import InputError
+
+_HUGE = 1e30  # NaN and infinity are not below it
+# What reading code raises at entries of a form that it did not expect.
+_UNEXPECTED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+class CheckedCoco(COCO):
+    """A COCO file, its entries checked before they are indexed.
+
+    Args:
+        annotation_file: The file, UTF-8.
+
+    Raises:
+        InputError: It is no JSON, or no COCO file.
+    """
+
+    def __init__(self, annotation_file: str):
+        content = _load_json(annotation_file)
+        check_entries(content, annotation_file)
+        super().__init__(annotation_file, ann_data=content)
+
+
+def checked_parse(parse_data_info: Callable) -> Callable:
+    """Check a person, and leave the size that the labels are in with it.
+
+    The detector's boxes come with their images' sizes; true boxes do not. By it
+    :class:`~sapiens_plugin.datasets.load_image.LoadImage` knows whether the labels were
+    drawn on the turned picture.
+    """
+
+    @wraps(parse_data_info)
+    def parse(self: BaseCocoStyleDataset, raw_data_info: dict) -> dict | None:
+        person, image = raw_data_info['raw_ann_info'], raw_data_info['raw_img_info']
+        if 'bbox' in person and 'keypoints' in person:
+            # The property without the underscore copies all of it, every time.
+            check_person(person, self._metainfo['num_keypoints'], self.ann_file)
+        info = parse_data_info(self, raw_data_info)
+        if info is not None:
+            info['img_shape'] = (image['height'], image['width'])
+        return info
+
+    return parse
+
+
+def checked_load(load_data_list: Callable) -> Callable:
+    """Read annotations and detections, or say which file is not right.
+
+    Raises (the function returned):
+        InputError: A file is not what it should be, or there is nobody in it.
+    """
+
+    @wraps(load_data_list)
+    def load(self: BaseCocoStyleDataset) -> list[dict]:
+        if self.bbox_file:
+            _check_detections(self.bbox_file)
+        try:
+            persons = load_data_list(self)
+        except InputError:
+            raise
+        except _UNEXPECTED as error:
+            files = ' or '.join(filter(None, (self.ann_file, self.bbox_file)))
+            raise InputError(
+                f'MMPose cannot read {files}: {type(error).__name__}: {error}. '
+                f'`python3 tools/check_dataset.py {self.ann_file} IMAGES` lists what '
+                'is wrong with an annotation file.'
+            ) from error
+        if not persons:
+            raise InputError(_nobody(self))
+        return persons
+
+    return load
+
+
+def checked_meta(set_dataset_meta: Callable) -> Callable:
+    """Check what predictions will be compared with: it is known before training."""
+
+    @wraps(set_dataset_meta)
+    def set_meta(self: CocoMetric, dataset_meta: dict) -> None:
+        set_dataset_meta(self, dataset_meta)
+        if self.coco is not None and self.iou_type == 'keypoints':
+            check_evaluated(
+                self.coco.dataset['annotations'],
+                None if self.gt_converter else dataset_meta['num_keypoints'],
+                self.coco.anno_file[0],
+                area=self.use_area,
+            )
+
+    return set_meta
+
+
+def _nobody(dataset: BaseCocoStyleDataset) -> str:
+    if dataset.bbox_file:
+        return (
+            f'{dataset.bbox_file} has no boxes of persons (category_id 1) to test on. '
+            'Is it the right file?'
+        )
+    return (
+        f'{dataset.ann_file} has no person to train or test on: with labelled '
+        'keypoints and a box inside its image, and not a crowd. '
+        f'`python3 tools/check_dataset.py {dataset.ann_file} IMAGES` says what is '
+        'wrong with those that are there.'
+    )
+
+
+def _load_json(path: str) -> object:
+    try:
+        with Path(path).open(encoding='utf-8') as file:
+            return json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f'{path} is not JSON in UTF-8: {error}. Fetch or export it again.'
+        ) from None
+    except OSError as error:
+        raise InputError(f'{path} cannot be read: {error.strerror or error}.') from None
+
+
+def _check_detections(path: str) -> None:
+    # MMEngine would unpickle by the ending, and so run what is in the file.
+    if not path.endswith('.json'):
+        raise InputError(
+            f'The file of person detections {path} is not a .json file. Other kinds '
+            'are not read: a pickle would run code. Export it as JSON.'
+        )
+    content = _load_json(path)
+    if not isinstance(content, list):
+        raise InputError(f'{path} is not a list of person detections.')
+    for index, entry in enumerate(content):
+        if not (isinstance(entry, dict) and _is_detection(entry)):
+            raise InputError(
+                f'Entry [{index}] of the person detections {path} is not right: each '
+                'needs "image_id", "category_id", "bbox" of 4 numbers [x, y, width, '
+                'height] and a "score".'
+            )
+
+
+def _is_detection(entry: dict) -> bool:
+    box, score = entry.get('bbox'), entry.get('score')
+    return (
+        type(entry.get('image_id')) is int
+        and type(entry.get('category_id')) is int
+        and isinstance(box, list)
+        and len(box) >= 4
+        and all(map(_is_number, [*box, score]))
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < _HUGE

@@ -1,0 +1,102 @@
+"""The processes of a data loader: how they die, and whose signals they heed."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from threading import Thread
+
+from torch.utils.data import DataLoader
+
+# What most often is behind a signal that ended a worker.
+_CAUSES = dict(
+    SIGKILL='as the system does when memory runs out',
+    SIGBUS='shared memory, /dev/shm, is full',
+    SIGSEGV='a library has crashed',
+)
+_awaited = None  # the iterator of the loader whose batch the run is waiting for
+
+
+class DeadWorkers(RuntimeError):
+    """Workers of a data loader have died.
+
+    Args:
+        exit_codes: Theirs; negative for signals, as in ``subprocess``.
+    """
+
+    def __init__(self, exit_codes: list[int]):
+        codes = ', '.join(map(_describe, sorted(set(exit_codes))))
+        super().__init__(f'A data-loading worker has died with exit code {codes}.')
+
+
+def _describe(exit_code: int) -> str:
+    if exit_code >= 0:
+        return str(exit_code)
+    name = signal.Signals(-exit_code).name
+    cause = f', {_CAUSES[name]}' if name in _CAUSES else ''
+    return f'{exit_code} ({name}{cause})'
+
+
+def forget_workers(loader: DataLoader) -> None:
+    """Have a loader start new workers, after :class:`DeadWorkers`."""
+    loader._iterator = None
+
+
+def awaiting(try_get_data: Callable) -> Callable:
+    """Wrap a loader's wait for a batch so that it raises :class:`DeadWorkers`."""
+
+    @wraps(try_get_data)
+    def wait(iterator, *args, **kwargs):
+        global _awaited
+        _awaited = iterator
+        try:
+            raise_if_dead()
+            return try_get_data(iterator, *args, **kwargs)
+        except RuntimeError:
+            raise_if_dead()  # PyTorch has looked, too, and says less
+            raise
+        finally:
+            _awaited = None
+
+    return wait
+
+
+def raise_if_dead() -> None:
+    """Raise if a batch is awaited from a loader of which a worker is dead.
+
+    Raises:
+        DeadWorkers: One is.
+    """
+    if _awaited is None:
+        return
+    codes = [worker.exitcode for worker in _awaited._workers]
+    dead = [code for code in codes if code is not None]
+    if dead:
+        raise DeadWorkers(dead)
+
+
+def heed_parent_alone() -> None:
+    """Have this process, a worker, ended by its parent or its parent's end only.
+
+    Ctrl-C goes to all processes of a terminal, and SLURM's SIGTERM to all of a job.
+    Workers are needed for the step that the run finishes then.
+    """
+    for name in ('SIGINT', 'SIGBREAK'):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == 'linux':  # elsewhere there is no telling who has sent a signal
+        parent = multiprocessing.parent_process().pid
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    # PyTorch's workers look for their parent, too, but then wait for it to read what
+    # they have written.
+    while os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received is not None and received.si_pid == parent:
+            break
+    os._exit(0)

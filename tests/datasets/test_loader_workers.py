@@ -1,0 +1,160 @@
+"""Workers of a data loader: their deaths, and the signals that others send them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import sapiens_plugin.registry  # noqa: F401  (repairs the loader)
+from sapiens_plugin.datasets.loader_workers import DeadWorkers, forget_workers
+
+posix = pytest.mark.skipif(sys.platform == 'win32', reason='signals of POSIX')
+linux = pytest.mark.skipif(sys.platform != 'linux', reason='senders of signals')
+
+
+class Numbers:
+    """Sixteen samples; ``deaths`` maps an index to the signal that it dies of."""
+
+    def __init__(self, deaths=()):
+        self.deaths = dict(deaths)
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        if index in self.deaths:
+            os.kill(os.getpid(), self.deaths[index])
+            time.sleep(60)
+        return torch.tensor(index)
+
+
+def loader_of(dataset, **kwargs):
+    return DataLoader(dataset, num_workers=2, prefetch_factor=1, **kwargs)
+
+
+@posix
+@pytest.mark.parametrize(
+    ('signum', 'told'),
+    [
+        ('SIGKILL', r'-9 \(SIGKILL, as the system does when memory runs out\)'),
+        ('SIGSEGV', r'-11 \(SIGSEGV, a library has crashed\)'),
+    ],
+)
+def test_a_death_shows_at_once_when_a_batch_is_awaited(signum, told):
+    iterator = iter(loader_of(Numbers({4: getattr(signal, signum)})))
+    got = [int(next(iterator)) for _ in range(4)]
+    started = time.monotonic()
+    with pytest.raises(DeadWorkers, match=told):
+        next(iterator)
+    assert got == [0, 1, 2, 3]
+    assert time.monotonic() - started < 4  # PyTorch looks every 5 s
+
+
+@posix
+def test_a_death_does_not_show_elsewhere():
+    loader = loader_of(Numbers(), persistent_workers=True)
+    iterator = iter(loader)
+    next(iterator)
+    dead = iterator._workers[1]
+    dead.kill()
+    dead.join()
+    time.sleep(0.1)  # where PyTorch would have raised
+    started = time.monotonic()
+    with pytest.raises(DeadWorkers):
+        for _ in iterator:
+            pass
+    assert time.monotonic() - started < 4
+    del iterator
+    forget_workers(loader)
+    assert [int(value) for value in loader] == list(range(16))
+
+
+@posix
+def test_a_death_in_the_middle_of_a_message_does_not_hang():
+    # More than the pipe holds: the worker dies while it is writing.
+    class Large(Numbers):
+        def __getitem__(self, index):
+            return b'x' * 2**22
+
+    iterator = iter(loader_of(Large(), collate_fn=lambda batch: batch[0]))
+    next(iterator)
+    time.sleep(0.3)
+    iterator._workers[0].kill()
+    iterator._workers[1].kill()
+    started = time.monotonic()
+    with pytest.raises(DeadWorkers):
+        for _ in iterator:
+            pass
+    assert time.monotonic() - started < 30
+
+
+def test_an_error_of_the_data_set_is_no_death():
+    class Broken(Numbers):
+        def __getitem__(self, index):
+            raise ValueError('a bug')
+
+    with pytest.raises(ValueError, match='a bug'):
+        next(iter(loader_of(Broken())))
+
+
+@linux
+def test_signals_of_strangers_do_not_end_workers():
+    iterator = iter(loader_of(Numbers()))
+    next(iterator)
+    for worker in iterator._workers:
+        for name in ('SIGINT', 'SIGTERM'):  # of another process than the parent
+            code = f'import os, signal; os.kill({worker.pid}, signal.{name})'
+            subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
+    time.sleep(0.2)
+    assert [int(value) for value in iterator] == list(range(1, 16))
+
+
+@linux
+def test_the_parent_can_end_a_worker():
+    iterator = iter(loader_of(Numbers()))
+    next(iterator)
+    worker = iterator._workers[0]
+    worker.terminate()
+    worker.join(timeout=20)
+    assert worker.exitcode == 0
+
+
+# A run whose workers have more to write than it will ever read.
+RUN = """
+import sys, time
+import sapiens_plugin.registry
+from torch.utils.data import DataLoader
+
+class Large:
+    def __len__(self):
+        return 99
+    def __getitem__(self, index):
+        return b'x' * 2**20
+
+iterator = iter(DataLoader(Large(), num_workers=2, collate_fn=lambda batch: batch[0]))
+next(iterator)
+print(*(worker.pid for worker in iterator._workers), flush=True)
+time.sleep(600)
+"""
+
+
+@linux
+def test_workers_do_not_outlive_a_killed_run():
+    with subprocess.Popen(
+        [sys.executable, '-c', RUN], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as run:
+        pids = list(map(int, run.stdout.readline().split()))
+        workers = [psutil.Process(pid) for pid in pids]
+        time.sleep(0.3)  # the pipe is full
+        run.kill()
+    assert len(workers) == 2
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    for worker in alive:
+        worker.kill()
+    assert not alive

@@ -825,7 +825,7 @@ def test_two_processes_train_as_one_on_the_cpu(symptoms, tmp_path):
     assert (first['backend'], first['ranks']) == ('gloo', 2)
 
 
-# --- Windows ------------------------------------------------------------------------
+# --- Data-loading workers -----------------------------------------------------------
 
 
 @without_compiled_ops
@@ -844,8 +844,27 @@ def test_spawned_workers_are_repaired(monkeypatch, capfd):
 
     with monkeypatch.context() as patch:
         patch.setattr(worker, '_worker_loop', worker._worker_loop._loop)
-        with pytest.raises(RuntimeError, match='exited unexpectedly'):
+        with pytest.raises(RuntimeError, match='died with exit code 1'):
             load()
     assert "No module named 'mmcv._ext'" in capfd.readouterr().err
 
     assert load() == [CutOut]
+
+
+def test_a_config_is_formatted_once(monkeypatch):
+    from mmengine.config import Config, config
+
+    formatted = []
+
+    def format_code(text, **_):
+        formatted.append(text)
+        return f'# formatted\n{text}', True
+
+    monkeypatch.setattr(config, 'FormatCode', format_code)
+    compat.format_configs_once.__wrapped__()
+    cfg = Config(dict(a=1))
+    assert cfg.pretty_text == cfg.pretty_text == '# formatted\na=1'
+    assert len(formatted) == 1
+    cfg.a = 2
+    assert 'a=2' in cfg.pretty_text
+    assert len(formatted) == 2

@@ -149,6 +149,9 @@ def _read_config(args: Namespace) -> Mapping:
 
 
 def _check_training(cfg: Mapping, args: Namespace) -> None:
+    from sapiens_plugin.planning.job_reader import check_schedule
+
+    check_schedule(cfg)
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if args.amp and wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise InputError(

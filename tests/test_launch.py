@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmpose.registry import MODELS
 
 from sapiens_plugin import launch
@@ -56,6 +57,16 @@ def with_weights(job, path):
         text.replace('init_cfg={', "init_cfg={'_delete_': True, "), encoding='utf-8'
     )
     return config.parent / 'with_weights.py'
+
+
+def test_schedules_that_end_before_they_begin_are_told(tool, demo, repo, tmp_path):
+    code, said = tool(
+        *('train', repo / 'configs' / 'sapiens_tiny_demo.py'),
+        *('--work-dir', tmp_path / 'run', '--cfg-options', 'train_cfg.max_epochs=1'),
+        f'train_dataloader.dataset.data_root={demo.root}',
+    )
+    assert code == 2
+    assert 'begins at epoch 1 and ends at epoch 1' in said
 
 
 def test_coco_root_may_begin_with_a_tilde(monkeypatch):
@@ -136,6 +147,7 @@ def test_missing_detections_name_the_way_to_true_boxes(job, tool, tmp_path):
 @pytest.mark.parametrize('workers', [0, 1])  # an error in a worker arrives wrapped
 def test_a_test_names_an_image_that_does_not_decode(workers, job, tool, tmp_path):
     config, root = job
+    init_default_scope('mmpose')
     model = MODELS.build(Config.fromfile(config).model)
     torch.save(model.state_dict(), tmp_path / 'model.pth')
     victim = sorted((root / 'images' / 'val').iterdir())[3]

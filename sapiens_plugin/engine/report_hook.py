@@ -151,8 +151,8 @@ def _keep(
         results=[
             result
             | {
-                # Hundredths of a pixel and less mean nothing.
-                'keypoints': [round(value, 3) for value in result['keypoints']],
+                # Coarser, and a person on a threshold of OKS may change sides.
+                'keypoints': [round(value, 5) for value in result['keypoints']],
             }
             for result in results
         ],

@@ -249,7 +249,11 @@ class Evaluation:
             InputError: A person has another number of keypoints.
         """
         images = [
-            {'id': image['id'], 'file_name': str(image['file_name'])}
+            {
+                'id': image['id'],
+                'file_name': str(image['file_name']),
+                'size': (image.get('width'), image.get('height')),  # px
+            }
             for image in dataset['images']
         ]
         known = {image['id'] for image in images}

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from sapiens_plugin.data.decode import decode, read_file
 from sapiens_plugin.reporting.keypoint_ap import Person
 from sapiens_plugin.reporting.markup import Markup, element
 
@@ -21,6 +22,7 @@ def person_picture(
     person: Person,
     image_path: Path,
     *,
+    labelled_size: tuple[int, int] | None = None,
     names: Sequence[str],
     skeleton: Sequence[Sequence[int]],
     description: str,
@@ -30,18 +32,16 @@ def person_picture(
     Args:
         person: Whom to show.
         image_path: The photograph.
+        labelled_size: Its width and height as the annotations have it, px.
         names: Of the keypoints.
         skeleton: Pairs of keypoint indices to join.
         description: For those who do not see the picture.
 
     Raises:
-        OSError: The photograph is missing or does not decode.
+        UnreadableImage: The photograph is missing or does not decode.
     """
-    try:
-        with Image.open(image_path) as opened:
-            image = ImageOps.exif_transpose(opened.convert('RGB'))
-    except (ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f'{image_path} does not decode') from error
+    pixels = decode(read_file(image_path), image_path, labelled_size=labelled_size)
+    image = Image.fromarray(pixels[..., ::-1])
     left, top, right, bottom = _crop(person, image.size)
     crop = image.crop((left, top, right, bottom))
     crop.thumbnail((_LONGEST, _LONGEST))

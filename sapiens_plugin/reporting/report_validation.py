@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sapiens_plugin.errors import InputError
+from sapiens_plugin.errors import InputError, UnreadableImage
 from sapiens_plugin.reporting.charts import bar
 from sapiens_plugin.reporting.kept_validation import FILE_NAME, KeptValidation
 from sapiens_plugin.reporting.keypoint_ap import (
@@ -73,13 +73,13 @@ def _read_annotations(path: str) -> dict:
 
 def _persons(kept: KeptValidation, evaluation: Evaluation) -> Markup:
     persons = sorted(evaluation.matched(), key=lambda person: person.oks)
-    names = {image['id']: image['file_name'] for image in evaluation.images}
+    images = {image['id']: image for image in evaluation.images}
     worst = persons[:_WORST]
     # Nobody is shown twice.
     best = persons[: len(worst) - 1 : -1][:_BEST]
 
     def gallery(group: Sequence[Person]) -> Markup:
-        figures = (_person(p, names[p.annotation['image_id']], kept) for p in group)
+        figures = (_person(p, images[p.annotation['image_id']], kept) for p in group)
         return element('div', *figures, class_='people')
 
     return join(
@@ -110,7 +110,8 @@ def _dropped(count: int) -> Markup | None:
     )
 
 
-def _person(person: Person, file_name: str, kept: KeptValidation) -> Markup:
+def _person(person: Person, image: dict, kept: KeptValidation) -> Markup:
+    file_name = image['file_name']
     labelled = person.annotation['num_keypoints']
     description = (
         f'Person {person.annotation["id"]} in {file_name}, with {labelled} annotated '
@@ -120,12 +121,13 @@ def _person(person: Person, file_name: str, kept: KeptValidation) -> Markup:
         picture = person_picture(
             person,
             Path(kept.images, file_name),
+            labelled_size=image['size'],
             names=kept.keypoints,
             skeleton=kept.skeleton,
             description=description,
         )
-    except OSError:
-        picture = missing(f'The image cannot be read: {Path(kept.images, file_name)}')
+    except UnreadableImage as error:
+        picture = missing(f'The image cannot be read: {error.path}')
     unmatched = ', no prediction left' if person.prediction is None else ''
     return element(
         'figure',

@@ -155,6 +155,7 @@ def test_as_many_epochs_as_end_in_time(shipped):
     planned = shipped('sapiens1b_gtx1650')
     job = epochs_within(planned.job, MAX_Q, planned.measure, 1000)
     assert job.warmup_epochs == 1
+    assert job.checkpoints.interval == 1  # as it is written
     plan = make_plan(job, MAX_Q, planned.measure)
     more = make_plan(job.changed(max_epochs=job.max_epochs + 1), MAX_Q, planned.measure)
     assert plan.total_hours <= 1000 < more.total_hours

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sapiens_plugin.errors import UnreadableImage
 from sapiens_plugin.reporting.keypoint_ap import Person
 from sapiens_plugin.reporting.person_picture import person_picture
 
@@ -95,9 +96,9 @@ def test_large_persons_become_small_pictures(photograph):
 
 
 @pytest.mark.parametrize('content', [None, b'', b'\x89PNG\r\n\x1a\n' + bytes(20)])
-def test_an_image_that_cannot_be_read_is_an_os_error(tmp_path, content):
+def test_an_image_that_cannot_be_read_is_told(tmp_path, content):
     path = tmp_path / 'broken.png'
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(OSError):
+    with pytest.raises(UnreadableImage):
         draw(path, box=[0, 0, 10, 10], keypoints=[1, 1, 2] * 3)

@@ -61,7 +61,10 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=1),
     checkpoint=dict(
-        type='sapiens_plugin.CheckpointHook', interval=1, interval_minutes=1 / 60
+        type='sapiens_plugin.CheckpointHook',
+        interval=1,
+        max_keep_ckpts=2,
+        interval_minutes=1 / 60,
     ),
 )
 visualizer = dict(vis_backends=[dict(type='LocalVisBackend')])

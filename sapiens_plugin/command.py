@@ -1,9 +1,11 @@
 """What every command of this project does with the ways it can end."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 from sapiens_plugin.errors import InputError
 
@@ -41,3 +43,41 @@ def run(tool: str, main: Callable[[], int | None]) -> NoReturn:
         )
         code = 130
     sys.exit(code or 0)
+
+
+class OutlivingStream:
+    """A stream whose reader may go: a terminal that is closed, ``tee`` on Ctrl-C.
+
+    From then on it writes nowhere; what is being done goes on.
+
+    Args:
+        stream: ``sys.stdout`` or ``sys.stderr``.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, to somebody or nobody."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._let_go(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, to somebody or nobody."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._let_go(error)
+
+    def _let_go(self, error: OSError) -> None:
+        if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL):
+            return  # of a file on a full disk, say: it may go on
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)

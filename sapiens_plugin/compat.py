@@ -12,6 +12,7 @@ import importlib.util
 import pickle
 import re
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterable
@@ -48,6 +49,7 @@ def apply() -> None:
     check_annotation_files()
     repair_workers()
     await_dead_workers()
+    outlive_full_disks()
 
 
 # --- Imports ------------------------------------------------------------------------
@@ -724,3 +726,39 @@ def await_dead_workers() -> None:
     signal_handling._error_if_any_worker_fails = loader_workers.raise_if_dead
     iterator = dataloader._MultiProcessingDataLoaderIter
     iterator._try_get_data = loader_workers.awaiting(iterator._try_get_data)
+
+
+# --- Records of a run ---------------------------------------------------------------
+
+
+@cache
+def outlive_full_disks() -> None:
+    """Let a run go on when its log and its curves cannot be written.
+
+    Symptom:
+        The disk is full, and the run, whose checkpoints wait for room, ends with an
+        OSError of TensorBoard or of ``scalars.json``, after a stack trace of
+        TensorBoard's thread and another one for every line of the log.
+
+    Cause:
+        An error of one visualization backend goes through the visualizer and the hook
+        that logs. TensorBoard's thread is dead from then on, so that free space does
+        not help. Python's handlers of logs print the stack for every line.
+
+    Cure:
+        Whichever backends a config names, one that raises an OSError is warned about
+        once and tried again later
+        (:func:`~sapiens_plugin.engine.record_guard.guarded`). The log says once on
+        stderr that it cannot be written. All of them write again when there is room.
+    """
+    from mmengine.logging import MMLogger
+    from mmengine.visualization import LocalVisBackend, Visualizer
+
+    from sapiens_plugin.engine import record_guard
+
+    records = ('config', 'graph', 'image', 'scalar', 'scalars')
+    for name in (*(f'add_{record}' for record in records), 'close'):
+        setattr(Visualizer, name, record_guard.guarded(getattr(Visualizer, name)))
+    LocalVisBackend._dump = record_guard.appending_whole(LocalVisBackend._dump)
+    threading.excepthook = record_guard.without_tensorboard(threading.excepthook)
+    MMLogger.__init__ = record_guard.telling_once(MMLogger.__init__)

@@ -1,10 +1,13 @@
 """The plan of a job, told and kept when its training starts."""
 
 import json
+import shutil
 from pathlib import Path
 
 from mmengine.config import Config
 
+from sapiens_plugin.checkpoints.saving import RESERVE
+from sapiens_plugin.data.free_space import nearest
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.job_config import read_job, stage_measurer
 from sapiens_plugin.planning.amounts import duration, size
@@ -32,12 +35,13 @@ def leave_plan(cfg: Config, work_dir: Path) -> str:
     except InputError as error:
         return f'There is no plan for this job. {error}'
     path = work_dir / PLAN_NAME
+    said = _summary(plan) + _room(plan, work_dir)
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(as_dict(plan, []), indent=2))
     except OSError as error:
-        return f'{_summary(plan)} {path} could not be written: {error}.'
-    return _summary(plan)
+        return f'{said} {path} could not be written: {error}.'
+    return said
 
 
 def _summary(plan: Plan) -> str:
@@ -54,4 +58,14 @@ def _summary(plan: Plan) -> str:
         f'arithmetic alone), {gpu}{size(sum(plan.host.values()))} of host '
         f'memory, {size(sum(plan.disk.values()))} of disk. tools/plan.py '
         'tells more, and what else would fit.'
+    )
+
+
+def _room(plan: Plan, work_dir: Path) -> str:
+    free = shutil.disk_usage(nearest(work_dir)).free
+    if sum(plan.disk.values()) + RESERVE <= free:
+        return ''
+    return (
+        f' ON THE DISK OF {work_dir} ARE ONLY {size(free)} FREE, and {size(RESERVE)} '
+        'of that are left so: make room, or name another disk with --work-dir.'
     )

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from sapiens_plugin.command import Interrupted
+from sapiens_plugin.command import Interrupted, OutlivingStream
 from sapiens_plugin.errors import InputError
 
 # What torch's workers and MMEngine's registries put before a message on its way up.
@@ -55,6 +55,7 @@ def main(tool: str) -> None:
     # OpenMP threads that have nothing to do wait by spinning, and take the core that a
     # data-loading worker needs (benchmarks/openmp_wait.py). Read when torch is loaded.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    sys.stdout, sys.stderr = map(OutlivingStream, (sys.stdout, sys.stderr))
     mend_coco_root()
     try:
         stock = _load(stock_tool(f'{tool}.py'))
@@ -76,9 +77,21 @@ def main(tool: str) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _tell_how_to_resume(interruption, args)
         sys.exit(128 + interruption.signum)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SyntaxError) as error:
+        if not _is_ctrl_c(error):
+            raise
         print(f'\ntools/{tool}.py: interrupted.', file=sys.stderr)
         sys.exit(130)
+
+
+def _is_ctrl_c(error: BaseException | None) -> bool:
+    """Tell whether an error is Ctrl-C, or what MMEngine makes of it.
+
+    ``Config.pretty_text`` takes whatever ends its formatter for an error of syntax.
+    """
+    while not isinstance(error, KeyboardInterrupt | None):
+        error = error.__context__
+    return error is not None
 
 
 def _tell_how_to_resume(interruption: Interrupted, args: Namespace) -> None:
@@ -179,6 +192,8 @@ def _check_training(cfg: Mapping, args: Namespace) -> None:
     elif args.resume is None and isinstance(init_cfg, Mapping):
         _check_weights(init_cfg.get('checkpoint'))
     _check_work_dir(cfg, args)
+    if not (args.resume or cfg.get('resume')):
+        _check_nothing_is_lost(cfg, args)
 
 
 def _check_test(cfg: Mapping, args: Namespace) -> None:
@@ -226,6 +241,19 @@ def _tell_plan(cfg: Mapping) -> None:
     work_dir = Path(cfg.work_dir)
     if not (cfg.get('resume') and (work_dir / PLAN_NAME).exists()):
         print(leave_plan(cfg, work_dir), flush=True)
+
+
+def _check_nothing_is_lost(cfg: Mapping, args: Namespace) -> None:
+    """Refuse to begin anew in the place of a run."""
+    work_dir = Path(
+        args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    )
+    if (work_dir / 'last_checkpoint').exists():
+        raise InputError(
+            f'{work_dir} holds the checkpoints of a run, and a new one would replace '
+            'them. Go on with that one by --resume, name another directory with '
+            '--work-dir, or delete this one.'
+        )
 
 
 def _check_work_dir(cfg: Mapping, args: Namespace) -> None:

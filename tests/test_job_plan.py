@@ -56,3 +56,11 @@ def test_a_plan_that_cannot_be_kept_is_told_all_the_same(demo_config, tmp_path, 
     (tmp_path / 'plan.json').mkdir()
     said = job_plan.leave_plan(demo_config, tmp_path)
     assert 'in all' in said and 'could not be written' in said
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_told(demo_config, tmp_path, on):
+    on(get_card('rtx3060'))
+    assert 'FREE' not in job_plan.leave_plan(demo_config, tmp_path / 'run')
+    demo_config.default_hooks.checkpoint.max_keep_by_time = 10**9
+    said = job_plan.leave_plan(demo_config, tmp_path / 'run')
+    assert f'ON THE DISK OF {tmp_path / "run"} ARE ONLY ' in said

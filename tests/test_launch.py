@@ -277,11 +277,40 @@ def test_train_amp_resume_and_test_from_another_directory(job, demo, repo, tmp_p
     assert plan.read_text(encoding='utf-8') == '{}'
     last = elsewhere / 'runs' / 'epoch_2.pth'
     assert last.is_file()
+    # A new run would begin in its place.
+    answer = subprocess.run(
+        [sys.executable, *map(str, train)], cwd=elsewhere, capture_output=True,
+        text=True, encoding='utf-8', timeout=300,
+    )  # fmt: skip
+    assert answer.returncode == 2
+    assert 'runs holds the checkpoints of a run' in answer.stderr
+    assert '--resume' in answer.stderr and '--work-dir' in answer.stderr
     flags = ('--out', 'metrics.json', '--dump', 'dump.pkl', '--show-dir', 'drawn')
     call(repo / 'tools' / 'test.py', config, last, '--work-dir', 'tested', *flags)
     assert 'coco/AP' in (elsewhere / 'metrics.json').read_text(encoding='utf-8')
     assert (elsewhere / 'dump.pkl').is_file()
     assert list((elsewhere / 'tested').glob('*/drawn/*.jpg'))
+
+
+def _interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def _misread(*args, **kwargs):
+    raise SyntaxError('a mistake in the config')
+
+
+def test_ctrl_c_while_a_config_is_formatted_is_told_as_such(tool, job, monkeypatch):
+    """Where MMEngine takes it for an error of syntax, with the whole config."""
+    monkeypatch.setattr('mmengine.config.config.FormatCode', _interrupt)
+    monkeypatch.setattr(launch, '_check_training', lambda cfg, args: cfg.pretty_text)
+    assert tool('train', job[0]) == (130, '\ntools/train.py: interrupted.\n')
+
+
+def test_an_error_of_syntax_stays_one(tool, job, monkeypatch):
+    monkeypatch.setattr(launch, '_read_config', _misread)
+    with pytest.raises(SyntaxError, match='a mistake in the config'):
+        tool('train', job[0])
 
 
 def test_slurm_scripts_pass_absolute_paths_to_srun(repo, tmp_path):

@@ -48,7 +48,10 @@ class BootstrapError(RuntimeError):
 
 
 def ready_python() -> Path:
-    """Return ``ensure_environment()``; where it fails, say why and exit with 2."""
+    """Return ``ensure_environment()``; where it fails, say why and exit.
+
+    The code is 2, and 130 after Ctrl-C.
+    """
     try:
         return ensure_environment()
     except BootstrapError as error:
@@ -56,7 +59,8 @@ def ready_python() -> Path:
     except OSError as error:
         message = f'Cannot write the environment: {error}. {explain(str(error))}'
     except KeyboardInterrupt:
-        message = 'Interrupted. The same command again goes on from here.'
+        _say('\nInterrupted. The same command again goes on from here.')
+        sys.exit(130)
     _say(message)
     sys.exit(2)
 
@@ -67,7 +71,19 @@ def enter_environment() -> None:
     A Python of the user's own that has the plugin installed is used as it is.
     """
     if importlib.util.find_spec('sapiens_plugin') is None:
-        sys.exit(run([str(ready_python()), *sys.argv], cwd=Path.cwd()))
+        become([str(ready_python()), *sys.argv])
+
+
+def become(command: list) -> None:
+    """Run a command in the place of this process, so that one signal ends it all.
+
+    Windows cannot do that: there this process stays until the command has ended.
+    """
+    if os.name == 'nt':
+        sys.exit(run(command, cwd=Path.cwd()))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(command[0], command)
 
 
 def ensure_environment(root: Path = ROOT) -> Path:

@@ -11,7 +11,14 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bootstrap import PYTHON, ROOT, BootstrapError, require_python, run, venv_python
+from bootstrap import (
+    PYTHON,
+    ROOT,
+    BootstrapError,
+    become,
+    require_python,
+    venv_python,
+)
 
 # Where nothing is installed, there is only this to say.
 _NOT_INSTALLED = 'the packages of this project are not installed'
@@ -24,7 +31,7 @@ def _enter_environment() -> None:
     folder = ROOT / '.venv'
     python = venv_python(folder)
     if python.exists() and not Path(sys.prefix).samefile(folder):
-        sys.exit(run([str(python), *sys.argv], cwd=Path.cwd()))
+        become([str(python), *sys.argv])
     detail = _NOT_INSTALLED
     try:
         require_python(sys.version_info[:3])

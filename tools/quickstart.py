@@ -20,6 +20,7 @@ from bootstrap import ROOT, ready_python, run
 CONFIG = Path('configs', 'sapiens_tiny_demo.py')
 DATA = Path('data', 'demo')
 WORK_DIR = Path('work_dirs', 'sapiens_tiny_demo')
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C has ended
 
 
 def main() -> None:
@@ -32,9 +33,14 @@ def main() -> None:
     )
     fresh = parser.parse_args().fresh
     python = ready_python()
-    if fresh and (ROOT / WORK_DIR).exists():
-        shutil.rmtree(ROOT / WORK_DIR)
-    average_precision = quickstart(ROOT, python)
+    try:
+        if fresh and (ROOT / WORK_DIR).exists():
+            shutil.rmtree(ROOT / WORK_DIR)
+        average_precision = quickstart(ROOT, python)
+    except KeyboardInterrupt:
+        command = 'The same command, without --fresh,' if fresh else 'The same command'
+        print(f'\nquickstart: interrupted. {command} goes on.', file=sys.stderr)
+        sys.exit(INTERRUPTED)
     print(f'coco/AP {average_precision:.3f}')
 
 
@@ -49,6 +55,7 @@ def quickstart(root: Path, python: Path) -> float:
         float: ``coco/AP`` of the best checkpoint on the validation people.
 
     Raises:
+        KeyboardInterrupt: A step was ended by Ctrl-C.
         SystemExit: A step failed; the code is the step's.
     """
     work_dir = root / WORK_DIR
@@ -108,7 +115,8 @@ class Steps:
         """Run one step.
 
         Raises:
-            SystemExit: With the step's exit code, if that is not 0.
+            KeyboardInterrupt: The step was ended by Ctrl-C.
+            SystemExit: With the step's exit code, if that is another but 0.
         """
         self._number += 1
         name = f'step {self._number} of {self._total}, {title}'
@@ -116,6 +124,8 @@ class Steps:
         print(f'\n== {name}\n$ {subprocess.list2cmdline(command)}', flush=True)
         started = time.monotonic()
         code = run(command, cwd=self._root)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
         if code:
             print(f'quickstart: {name}, failed with code {code}.', file=sys.stderr)
             sys.exit(code)

@@ -17,10 +17,12 @@ class Choice:
     Attributes:
         path: The file; it is whole.
         passed_over: What was wrong with files that would have come before it.
+        damaged: Those of them that are there.
     """
 
     path: Path
     passed_over: tuple[str, ...]
+    damaged: tuple[Path, ...]
 
 
 def choose(last: Path | None, others: Iterable[Path]) -> Choice | None:
@@ -38,7 +40,8 @@ def choose(last: Path | None, others: Iterable[Path]) -> Choice | None:
     Raises:
         InputError: There are some, and none is whole.
     """
-    passed_over = []
+    passed_over: list[str] = []
+    damaged: list[Path] = []
     rest = [path for path in others if path != last]
     for path in _candidates(last, rest):
         if not path.is_file():
@@ -48,14 +51,15 @@ def choose(last: Path | None, others: Iterable[Path]) -> Choice | None:
             load_from_local(path)
         except InputError as error:
             passed_over.append(str(error))
+            damaged.append(path)
         else:
-            return Choice(path, tuple(passed_over))
+            return Choice(path, tuple(passed_over), tuple(damaged))
     if passed_over:
         raise InputError(
             'There is no whole checkpoint to resume from. '
             + ' '.join(passed_over)
-            + ' To start anew, leave --resume out, or delete last_checkpoint and these '
-            'files.'
+            + ' A best_*.pth beside them may be whole: its weights are taken by '
+            '--cfg-options load_from=PATH with another --work-dir.'
         )
     return None
 

@@ -74,6 +74,11 @@ def restore(checkpoint: dict, path: Path) -> None:
     checkpoint['state_dict'].update(weights)
 
 
+def is_one(path: Path) -> bool:
+    """Tell by its name whether a file holds frozen weights."""
+    return path.match(_PATTERN)
+
+
 def remove_unused(checkpoints: Iterable[Path], folder: Path, *, keep: str) -> None:
     """Remove files of frozen weights that no checkpoint has a note of.
 

@@ -93,8 +93,8 @@ def write_pointer(path: Path, target: str) -> None:
 def _room(folder: Path, needed: int) -> str:
     free = shutil.disk_usage(folder).free
     return (
-        f' (it needs {gigabytes(needed)}, with {gigabytes(RESERVE)} to spare; '
-        f'{gigabytes(free)} are free)'
+        f' (it needs {gigabytes(needed + RESERVE)}, of which {gigabytes(RESERVE)} are '
+        f'left free; there are {gigabytes(free)})'
     )
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from threading import Thread
@@ -16,6 +17,7 @@ _CAUSES = dict(
     SIGBUS='shared memory, /dev/shm, is full',
     SIGSEGV='a library has crashed',
 )
+_DEATH_SHOWS_S = 5.0  # a system short of memory takes its time to bury a process
 _awaited = None  # the iterator of the loader whose batch the run is waiting for
 
 
@@ -54,8 +56,10 @@ def awaiting(try_get_data: Callable) -> Callable:
         try:
             raise_if_dead()
             return try_get_data(iterator, *args, **kwargs)
-        except RuntimeError:
-            raise_if_dead()  # PyTorch has looked, too, and says less
+        except (RuntimeError, OSError, EOFError):
+            # Memory that a worker shares is fetched from it, and its sockets close
+            # before its end shows. What a data set raises comes as data, not here.
+            _raise_once_dead()
             raise
         finally:
             _awaited = None
@@ -75,6 +79,14 @@ def raise_if_dead() -> None:
     dead = [code for code in codes if code is not None]
     if dead:
         raise DeadWorkers(dead)
+
+
+def _raise_once_dead() -> None:
+    deadline = time.monotonic() + _DEATH_SHOWS_S
+    raise_if_dead()
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        raise_if_dead()
 
 
 def heed_parent_alone() -> None:

@@ -91,6 +91,7 @@ class CheckpointHook(StockCheckpointHook):
         self._due = 0.0  # of time.monotonic()
         # Why the state of an epoch is in no checkpoint.
         self._owed: CheckpointNotWritten | None = None
+        self._just_saved: Path | None = None
         self._leaves_frozen_out = False
         self._frozen_weights: tuple | None = None  # what self._note is about
         self._note: dict[str, str] | None = None
@@ -159,6 +160,8 @@ class CheckpointHook(StockCheckpointHook):
                 'default_hooks.checkpoint.interval_minutes=None.'
             )
         super().before_train(runner)
+        if runner._resume:
+            self.last_ckpt = runner.message_hub.get_info('last_ckpt', None)
         if is_main_process():
             names = (_BY_TIME, self.filename_tmpl, 'best_{}', 'frozen_{}.pth')
             for name in names:
@@ -212,6 +215,11 @@ class CheckpointHook(StockCheckpointHook):
                 )
             ) from self._owed
         super().after_train(runner)
+        if is_main_process() and self._is_last(runner):
+            for path in self._saved_by_time():
+                self._remove(runner, path)
+            self._note = None
+            self._remove_by_time(runner)  # and what they needed
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leave weights that do not train out of a checkpoint by time.
@@ -256,6 +264,13 @@ class CheckpointHook(StockCheckpointHook):
         broadcast_object_list(answer)
         return answer[0]
 
+    def _is_last(self, runner: Runner) -> bool:
+        """Tell whether a checkpoint of an epoch holds the last state."""
+        pointer = Path(runner.work_dir, _POINTER)
+        if self.last_ckpt is None or not pointer.is_file():
+            return False
+        return pointer.read_text('utf-8') == self.last_ckpt
+
     # --- Saving -------------------------------------------------------------------
 
     def _save_by_time(self, runner: Runner) -> Path | None:
@@ -265,6 +280,8 @@ class CheckpointHook(StockCheckpointHook):
         iteration = runner.iter if in_validation else runner.iter + 1
         meta = self._meta(runner, runner.epoch, iteration, validation_due=in_validation)
         path = self._folder / _BY_TIME.format(iteration)
+        if path == self._just_saved and path.exists():
+            return path
 
         def save() -> None:
             self._leaves_frozen_out = True
@@ -280,7 +297,6 @@ class CheckpointHook(StockCheckpointHook):
                 )
             finally:
                 self._leaves_frozen_out = False
-            write_pointer(Path(runner.work_dir, _POINTER), str(path))
 
         started = time.monotonic()
         if error := self._write(runner, save):
@@ -288,6 +304,8 @@ class CheckpointHook(StockCheckpointHook):
             return None
         seconds = time.monotonic() - started
         runner.logger.info(f'Saved {path} in {seconds:.1f} s.')
+        self._point_at(runner, path)
+        self._just_saved = path
         self._owed = None
         self._wait()
         self._remove_by_time(runner)
@@ -328,7 +346,6 @@ class CheckpointHook(StockCheckpointHook):
                 backend_args=self.backend_args,
                 **self.args,
             )
-            write_pointer(Path(runner.work_dir, _POINTER), path)
 
         if error := self._write(runner, save):
             _take_back(hub, before)
@@ -336,6 +353,7 @@ class CheckpointHook(StockCheckpointHook):
             if self.last_ckpt != path:  # else the weights are in it all the same
                 self._owed = error
             return
+        self._point_at(runner, path)
         self._owed = None
         self.last_ckpt = path
         self._wait()
@@ -445,6 +463,18 @@ class CheckpointHook(StockCheckpointHook):
                 return error
             return None
 
+    def _point_at(self, runner: Runner, path: str | Path) -> None:
+        """Name a checkpoint in ``last_checkpoint``; it is no worse without."""
+        if not is_main_process():
+            return
+        try:
+            write_pointer(Path(runner.work_dir, _POINTER), str(path))
+        except CheckpointNotWritten as error:
+            runner.logger.warning(
+                f'{error.path} could not be written: {error.reason}. {path} is whole; '
+                f'go on from it with --resume {path}.'
+            )
+
     def _try_later(self, runner: Runner, error: CheckpointNotWritten) -> None:
         again = ''
         if self.interval_minutes is not None:
@@ -467,14 +497,22 @@ class CheckpointHook(StockCheckpointHook):
         Returns:
             Whether one has gone.
         """
-        paths = sorted(self._saved_by_time(), key=lambda p: p.stat().st_mtime_ns)
+        # By the clock, which may have been put back: the last ones stay in any case.
+        pointer = Path(runner.work_dir, _POINTER)
+        stay = {self._just_saved}
+        if pointer.is_file():
+            stay.add(self._folder / Path(pointer.read_text('utf-8')).name)
+        paths = sorted(
+            self._saved_by_time(), key=lambda p: (p in stay, p.stat().st_mtime_ns)
+        )
         too_many = paths[:-1][:1] if oldest else paths[: -self.max_keep_by_time]
         removed = False
         for path in too_many:
             removed = self._remove(runner, path) or removed
         try:
             frozen.remove_unused(
-                self._saved_by_time(),
+                # Somebody may have copied one under a name of their own.
+                [p for p in self._folder.glob('*.pth') if not frozen.is_one(p)],
                 self._folder,
                 keep=self._note['file'] if self._note else '',
             )
@@ -517,14 +555,8 @@ class CheckpointHook(StockCheckpointHook):
 
     def _choose(self, runner: Runner) -> str | None:
         named = runner._load_from
-        folder = Path(named).parent if named else self._folder
-        others = {
-            path
-            for name in (_BY_TIME, self.filename_tmpl)
-            for path in folder.glob(name.format('*'))
-        }
         if named:
-            self._check_named(named, others)
+            self._check_named(named, self._checkpoints_in(Path(named).parent))
             return named
         pointer = Path(runner.work_dir, _POINTER)
         last = None
@@ -532,18 +564,36 @@ class CheckpointHook(StockCheckpointHook):
             text = pointer.read_text('utf-8', errors='replace').strip()
             if '://' in text:
                 return text
-            last = Path(text)
+            last = Path(text) if text else None
+        # They may have gone elsewhere before: out_dir is what to change on a full disk.
+        folders = {self._folder, Path(runner.work_dir)} | (
+            {last.parent} if last else set()
+        )
+        others = set().union(*map(self._checkpoints_in, folders))
         runner.logger.info('Reading the last checkpoint to see that it is whole.')
         choice = choose(last, others)
         if choice is None:
             runner.logger.warning(
-                f'There is no checkpoint in {folder} to resume from: the run starts '
-                'anew.'
+                f'There is no checkpoint in {self._folder} to resume from: the run '
+                'starts anew.'
             )
             return None
         for problem in choice.passed_over:
             runner.logger.warning(f'{problem} The run goes on from {choice.path}.')
+        for path in choice.damaged:
+            # Or it would count as one of those by time that are kept.
+            try:
+                path.replace(path.with_name(f'{path.name}.damaged'))
+            except OSError as error:
+                _warn_of_rest(runner, error)
         return str(choice.path)
+
+    def _checkpoints_in(self, folder: Path) -> set[Path]:
+        return {
+            path
+            for name in (_BY_TIME, self.filename_tmpl)
+            for path in folder.glob(name.format('*'))
+        }
 
     def _check_named(self, named: str, others: set[Path]) -> None:
         try:

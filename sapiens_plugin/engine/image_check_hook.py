@@ -57,11 +57,21 @@ class ImageCheckHook(Hook):
             said = _say(part, missing, len(paths))
             if len(missing) > max_share * len(paths):
                 raise InputError(
-                    f'{said} Fetch them (COCO: `python3 tools/download_coco.py '
-                    '--verify` lists what is missing, and without --verify brings it), '
-                    'or take their entries out of the annotation file.'
+                    f'{said} {_limit(max_share)}Fetch them (COCO: `python3 '
+                    'tools/download_coco.py --verify` lists what is missing, and '
+                    'without --verify brings it), or take their entries out of the '
+                    'annotation file.'
                 )
             runner.logger.warning(f'{said} Training goes on without them.')
+
+
+def _limit(max_share: float) -> str:
+    if not max_share:
+        return ''
+    return (
+        f'Training goes on without {max_share:.1%} at most (max_share of '
+        'sapiens_plugin.ImageCheckHook in custom_hooks). '
+    )
 
 
 def _say(dataset: BaseDataset, missing: list[str], count: int) -> str:

@@ -5,10 +5,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from sapiens_plugin.command import Interrupted
@@ -17,7 +18,7 @@ from sapiens_plugin.registry import HOOKS
 from .checkpoint_hook import CheckpointHook
 from .train_loop import ResumableTrainLoop
 
-_SIGNALS = ('SIGINT', 'SIGTERM', 'SIGBREAK')
+_SIGNALS = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK')
 # Launchers pass on what the terminal or SLURM has sent to all processes anyway: signals
 # as close as that are one. In seconds.
 _SAME = 1.0
@@ -26,7 +27,7 @@ _SHOW_CURSOR = b'\x1b[?25h'
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """Save and leave on Ctrl-C or SIGTERM, between two optimizer steps.
+    """Save and leave on Ctrl-C, SIGTERM or SIGHUP, between two optimizer steps.
 
     The first signal is noted. When the optimizer step under way is done, or the batch
     of a validation, ``CheckpointHook`` saves, and the run ends with
@@ -68,8 +69,10 @@ class InterruptHook(Hook):
             self._leave_if_asked(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Count the batches that all processes have."""
-        batches = torch.tensor(len(runner.val_dataloader))
+        """Count the batches after which all processes can leave."""
+        # Weights and their average have changed places until it is over.
+        averages = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+        batches = torch.tensor(0 if averages else len(runner.val_dataloader))
         all_reduce(batches, 'min')
         self._common_val_batches = int(batches)
 
@@ -102,6 +105,8 @@ class InterruptHook(Hook):
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         elif not self._signum:
+            if signal.Signals(signum).name == 'SIGHUP':
+                _let_go_of_the_terminal()
             self._signum, self._noted_at = signum, time.monotonic()
             _say(
                 f'{signal.Signals(signum).name}: finishing this step, then saving. '
@@ -117,7 +122,17 @@ class InterruptHook(Hook):
         self._process = None
 
 
+def _let_go_of_the_terminal() -> None:
+    """Write nowhere instead: writing to a terminal that was closed is an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if os.isatty(stream):
+            os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
 def _say(text: str) -> None:
     # Not print: the signal may have come in the middle of another one.
     if is_main_process():
-        os.write(2, f'\n{text}\n'.encode())
+        with suppress(OSError):  # whoever read it may have gone
+            os.write(2, f'\n{text}\n'.encode())

@@ -68,6 +68,9 @@ class ReportHook(Hook):
         metric = _coco_metric(runner)
         if not self._training or not is_main_process() or metric is None:
             return
+        if self._folder is not None:  # of one that is begun again
+            self._folder.cleanup()
+            metric.outfile_prefix = self._prefix
         try:
             self._folder = TemporaryDirectory(ignore_cleanup_errors=True)
         except OSError as error:

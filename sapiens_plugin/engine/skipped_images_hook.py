@@ -78,10 +78,12 @@ class SkippedImagesHook(Hook):
             raise InputError(
                 f'{len(bad)} of {len(self._train_images)} training images cannot be '
                 f'read, more than {self.max_share:.1%}. One is {path}: '
-                f'{skipped[path]}. {Path(runner.work_dir) / LIST_NAME} lists all. '
-                'Fetch them again, take their entries out of the annotation file, or '
-                'set another max_share for sapiens_plugin.SkippedImagesHook; then go '
-                'on with --resume.'
+                f'{skipped[path]}. {Path(runner.work_dir) / LIST_NAME} lists those '
+                'met so far; `python3 tools/check_dataset.py ANNOTATIONS IMAGES '
+                '--decode` finds all. Fetch them again, take their entries out of the '
+                'annotation file, or set another max_share for '
+                'sapiens_plugin.SkippedImagesHook in custom_hooks; then go on with '
+                '--resume.'
             )
 
     def after_val_iter(

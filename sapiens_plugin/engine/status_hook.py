@@ -15,6 +15,8 @@ from sapiens_plugin.registry import HOOKS
 from sapiens_plugin.reporting.job_clock import JobClock, Phase
 from sapiens_plugin.reporting.status_bar import StatusBar
 
+from .train_loop import ResumableTrainLoop
+
 _HEAD_ALONE = 'head alone'
 
 
@@ -42,6 +44,9 @@ class StatusHook(Hook):
         if self.clock and is_main_process() and sys.stdout.isatty():
             self._bar = StatusBar(runner.logger.handlers)
             self._bar.start()
+            if isinstance(runner.train_loop, ResumableTrainLoop):
+                # However the training ends: what is said then is not to be wrapped.
+                runner.train_loop.at_end.callback(self._bar.stop)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Take the time since the last epoch: for validation, checkpoints and so on."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
@@ -102,7 +103,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f'An epoch had {before} batches when the checkpoint was written, in '
                 f'{meta["iter"]} iterations so far, and has {now} now: the data, the '
                 'batch size, the accumulation or the number of processes has changed. '
-                f'Epoch {meta["epoch"] + 1} is trained from its beginning.'
+                f'Epoch {meta["epoch"] + 1} is trained from its beginning. Schedules of '
+                'the learning rate count iterations, as they did: they no longer end '
+                'with the epochs they were made for.'
             )
             meta['iter'] = meta['epoch'] * now
         self.validation_due = (
@@ -125,6 +128,12 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         broadcast_object_list(seeds)
         (self._seed,) = seeds
         self.runner.call_hook('before_train')
+        if self._epoch >= self._max_epochs and not self.validation_due:
+            self.runner.logger.warning(
+                f'All {self._max_epochs} epochs have been trained. For more of them: '
+                '--cfg-options train_cfg.max_epochs=N. Schedules of the learning rate '
+                'that have ended stay where they ended.'
+            )
         if self.validation_due:
             self._validate()
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -188,6 +197,13 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 loop.run()
                 self.validation_due = False
             except DeadWorkers as error:
+                if any(isinstance(hook, EMAHook) for hook in self.runner.hooks):
+                    # It has the weights and their average change places at the
+                    # beginning of a validation and again at its end.
+                    raise InputError(
+                        f'{error} With EMAHook a validation cannot begin twice. Go on '
+                        'with --resume.'
+                    ) from error
                 self._restart_workers(loop.dataloader, error)
                 for metric in loop.evaluator.metrics:
                     metric.results.clear()

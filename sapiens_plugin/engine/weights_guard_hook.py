@@ -140,6 +140,8 @@ class _Watch:
         if self.is_over:
             return
         self.is_over = True
+        if not self.steps:
+            return
         self._flush()
         group_of = {
             id(param): index
@@ -153,7 +155,7 @@ class _Watch:
                 moved += 1
                 if not self.trains[name]:
                     astray.append(name)
-            elif self.trains[name] and self.steps:
+            elif self.trains[name]:
                 index = group_of.get(id(param))
                 if index is None or _shows(self._top_rates[index], before):
                     idle.append(name)
@@ -174,8 +176,8 @@ class _Watch:
                 'optimizer, or thaws them for a time: look at custom_hooks.'
             )
         self._runner.logger.info(
-            f'After {self.steps} optimizer steps {moved} parameters have moved, and '
-            f'{len(self._before) - moved} have not, as they should.'
+            f'After {self.steps} optimizer steps {moved} tensors of parameters have '
+            f'moved, and {len(self._before) - moved} have not, as they should.'
         )
 
     @property

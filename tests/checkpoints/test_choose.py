@@ -63,9 +63,7 @@ def test_of_equals_the_newer_one_is_taken(three, tmp_path):
 def test_a_run_is_never_begun_anew_over_damaged_ones(three, tmp_path):
     for path in three:
         damage(path)
-    with pytest.raises(
-        InputError, match=r'no whole checkpoint.*leave --resume out'
-    ) as e:
+    with pytest.raises(InputError, match=r'no whole checkpoint.*load_from') as e:
         choose(three[0], three)
     assert all(str(path) in str(e.value) for path in three)
     with pytest.raises(InputError, match='does not exist'):

@@ -84,7 +84,7 @@ def test_room_is_looked_at_before_the_first_byte(tmp_path, monkeypatch):
     message = str(caught.value)
     assert caught.value.no_room
     assert f'{path} could not be written: No space left on device' in message
-    assert 'needs 30.0 MB, with 268.4 MB to spare; 298.4 MB are free' in message
+    assert 'needs 298.4 MB, of which 268.4 MB are left free; there are 298.4' in message
     assert 'default_hooks.checkpoint.out_dir' in message and '--resume' in message
     room['free'] += 1
     save_to_local(checkpoint, path)

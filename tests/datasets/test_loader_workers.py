@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import sapiens_plugin.registry  # noqa: F401  (repairs the loader)
+from sapiens_plugin.datasets import loader_workers
 from sapiens_plugin.datasets.loader_workers import DeadWorkers, forget_workers
 
 posix = pytest.mark.skipif(sys.platform == 'win32', reason='signals of POSIX')
@@ -94,13 +95,84 @@ def test_a_death_in_the_middle_of_a_message_does_not_hang():
     assert time.monotonic() - started < 30
 
 
-def test_an_error_of_the_data_set_is_no_death():
+@pytest.mark.parametrize('kind', [ValueError, ConnectionResetError, FileNotFoundError])
+def test_an_error_of_the_data_set_is_no_death(kind, monkeypatch):
     class Broken(Numbers):
         def __getitem__(self, index):
-            raise ValueError('a bug')
+            raise kind('a bug')
 
-    with pytest.raises(ValueError, match='a bug'):
+    monkeypatch.setattr(loader_workers, '_raise_once_dead', pytest.fail)
+    with pytest.raises(kind, match=r'Caught (?s:.*)a bug'):
         next(iter(loader_of(Broken())))
+
+
+class Unfetched:
+    """A sample whose shared memory cannot be fetched when it is unpickled."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __reduce__(self):
+        return _fail_to_fetch, (self.kind,)
+
+
+def _fail_to_fetch(kind):
+    raise kind('its worker is gone')
+
+
+class Unfetchable(Numbers):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def __getitem__(self, index):
+        return Unfetched(self.kind)
+
+
+TRANSPORT_ERRORS = [ConnectionResetError, EOFError, FileNotFoundError]
+
+
+@posix
+@pytest.mark.parametrize('kind', TRANSPORT_ERRORS)
+def test_a_batch_that_cannot_be_fetched_is_a_death_that_shows_later(kind, monkeypatch):
+    loader = loader_of(Unfetchable(kind), collate_fn=lambda batch: batch[0])
+    iterator = iter(loader)
+    looks = []
+
+    def die(seconds):
+        looks.append([worker.exitcode for worker in iterator._workers])
+        iterator._workers[1].kill()
+        iterator._workers[1].join()
+
+    monkeypatch.setattr(loader_workers.time, 'sleep', die)
+    with pytest.raises(DeadWorkers, match=r'-9 \(SIGKILL') as caught:
+        next(iterator)
+    assert looks == [[None, None]]  # all were alive when the error came
+    assert isinstance(caught.value.__context__, kind)
+
+
+@pytest.mark.parametrize('kind', TRANSPORT_ERRORS)
+def test_a_batch_that_living_workers_cannot_deliver_is_no_death(kind, monkeypatch):
+    monkeypatch.setattr(loader_workers, '_DEATH_SHOWS_S', 0.1)
+    loader = loader_of(Unfetchable(kind), collate_fn=lambda batch: batch[0])
+    with pytest.raises(kind, match='its worker is gone'):
+        next(iter(loader))
+
+
+@linux
+def test_shared_memory_of_a_killed_worker_is_a_death():
+    loader = loader_of(Numbers())
+    iterator = iter(loader)
+    next(iterator)
+    while iterator._data_queue.empty():  # a batch lies there, its memory elsewhere
+        time.sleep(0.01)
+    for worker in iterator._workers:
+        worker.kill()
+        # Dead, but not found to be: that is up to whoever waits for a batch.
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(DeadWorkers, match='SIGKILL'):
+        for _ in iterator:
+            pass
 
 
 @linux

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -193,8 +194,9 @@ def test_with_a_new_best_the_epochs_checkpoint_knows_it(cfg, make_runner, scores
 
 
 def test_saving_now_within_a_validation(cfg, make_runner):
-    cfg.default_hooks.checkpoint.interval_minutes = 1000
-    cfg.default_hooks.checkpoint.interval = 10
+    cfg.default_hooks.checkpoint.update(
+        interval_minutes=1000, interval=10, save_last=False
+    )
     saved = []
 
     class SaveInValidation(Hook):
@@ -487,7 +489,7 @@ def test_a_full_disk_does_not_stop_the_run(cfg, make_runner, disk, clock):
     assert seen == {i: [] if i < 6 else [6] for i in range(1, 10)}
     assert re.findall(
         r'iter_(\d)\.pth could not be written: No space left on device \(it needs '
-        r'0\.7 MB.* are free\)\. The run goes on.* It is tried again in a minute\.',
+        r'0\.7 MB, of which .*\)\. The run goes on.* It is tried again in a minute\.',
         log_of(runner),
     ) == ['2', '4']
 
@@ -501,12 +503,13 @@ def test_an_epochs_checkpoint_is_made_up_for(cfg, make_runner, refusing, clock):
     def minutes(runner):
         clock.now += 60
 
-    runner = make_runner(cfg, Do(minutes))
-    runner.train()
+    runner = make_runner(cfg, Do(minutes), stop_at(9))
+    with pytest.raises(Stopped):
+        runner.train()
     log = log_of(runner)
     assert 'epoch_2.pth could not be written: Read-only file system. The run' in log
     assert by_time(runner.work_dir) == [8]
-    assert names(runner.work_dir, 'epoch_*') == ['epoch_3.pth']
+    assert names(runner.work_dir, 'epoch_*') == ['epoch_1.pth']
     assert load_from_local(f'{runner.work_dir}/iter_8.pth')['message_hub'][
         'runtime_info'
     ]['keep_ckpt_ids'] == [1]  # two is not there to be removed
@@ -598,6 +601,69 @@ class NoUnlink(type(Path())):
             os.unlink(self)  # noqa: PTH108
 
 
+def test_when_all_is_over_those_by_time_are_of_no_use(cfg, make_runner):
+    make_runner(cfg).train()
+    assert by_time(cfg.work_dir) == []
+    assert not list(Path(cfg.work_dir).glob('frozen_*'))
+    assert last(cfg.work_dir).startswith('epoch_')
+
+
+def test_a_clock_that_was_put_back_costs_no_checkpoint(stopped, make_runner):
+    for name in ('iter_4.pth', 'iter_5.pth'):
+        future = time.time() + 7200
+        os.utime(f'{stopped.work_dir}/{name}', (future, future))
+    resumed(stopped, make_runner)
+    assert last(stopped.work_dir) == 'iter_9.pth'
+    assert 9 in by_time(stopped.work_dir) and len(by_time(stopped.work_dir)) == 2
+
+
+def test_a_pointer_that_cannot_be_written_costs_no_checkpoint(
+    cfg, make_runner, monkeypatch
+):
+    def refuse(path, target):
+        raise CheckpointNotWritten(path, 'No space left on device', no_room=True)
+
+    monkeypatch.setattr(checkpoint_hook, 'write_pointer', refuse)
+    runner = make_runner(cfg, stop_at(8))
+    with pytest.raises(Stopped):
+        runner.train()
+    assert by_time(cfg.work_dir) == [7, 8]
+    assert 'iter_8.pth is whole; go on from it with --resume' in log_of(runner)
+
+
+def test_a_copy_of_a_checkpoint_keeps_its_frozen_weights(cfg, make_runner):
+    def copy(runner):
+        shutil.copy(f'{runner.work_dir}/iter_4.pth', f'{runner.work_dir}/mine.pth')
+
+    make_runner(cfg, Do(copy, at=4)).train()
+    assert load_from_local(f'{cfg.work_dir}/mine.pth')['meta']['iter'] == 4
+
+
+def test_frozen_weights_that_were_written_to_are_saved_anew(cfg, make_runner):
+    def write(runner):
+        with torch.no_grad():
+            next(runner.model.backbone.parameters()).add_(1)
+
+    runner = make_runner(cfg, Do(write, at=1), stop_at(3))
+    with pytest.raises(Stopped):
+        runner.train()
+    name, value = next(iter(runner.model.backbone.named_parameters()))
+    saved = load_from_local(f'{cfg.work_dir}/iter_3.pth')['state_dict']
+    assert torch.equal(saved[f'backbone.{name}'], value)
+
+
+def test_after_out_dir_was_changed_the_old_place_is_looked_at(stopped, make_runner):
+    damage(f'{stopped.work_dir}/iter_5.pth')
+    stopped.default_hooks.checkpoint.out_dir = f'{stopped.work_dir}/elsewhere'
+    assert resumed(stopped, make_runner)[0] == 4
+
+
+def test_one_by_time_that_is_the_last_state_stays(cfg, make_runner):
+    cfg.default_hooks.checkpoint.update(interval=-1, save_last=False)
+    make_runner(cfg).train()
+    assert last(cfg.work_dir) == f'iter_{by_time(cfg.work_dir)[-1]}.pth'
+
+
 # --- What is resumed from -----------------------------------------------------------
 
 
@@ -635,6 +701,9 @@ def test_a_damaged_last_one_is_passed_over(stopped, make_runner):
     start, log = resumed(stopped, make_runner)
     assert start == 4
     assert re.search(r'iter_5\.pth is damaged.* goes on from .*iter_4\.pth\.', log)
+    # It is out of the way, and was not one of the two that are kept.
+    assert Path(stopped.work_dir, 'iter_5.pth.damaged').is_file()
+    assert by_time(stopped.work_dir) == [8, 9]
 
 
 def test_a_missing_last_one_is_passed_over(stopped, make_runner):

@@ -62,10 +62,10 @@ def test_a_run_as_it_should_be_is_looked_at_once_a_phase(
     every = len(list(runner.model.parameters()))
     first, second = (1, 1) if steps == 1 else (3, 6)
     assert said(runner) == [
-        f'After {first} optimizer steps {head} parameters have moved, and '
+        f'After {first} optimizer steps {head} tensors of parameters have moved, and '
         f'{every - head} have not, as they should.',
-        f'After {second} optimizer steps {every} parameters have moved, and 0 have '
-        'not, as they should.',
+        f'After {second} optimizer steps {every} tensors of parameters have moved, and '
+        '0 have not, as they should.',
     ]
 
 
@@ -169,7 +169,7 @@ def test_nothing_moves_without_a_learning_rate_and_nobody_is_told(job, make_runn
     job.optim_wrapper.optimizer.lr = 0.0
     runner = make_runner(job)
     runner.train()
-    assert 'After 2 optimizer steps 0 parameters' in said(runner)[0]
+    assert 'After 2 optimizer steps 0 tensors of parameters' in said(runner)[0]
 
 
 def test_steps_too_small_for_float32_are_no_fault():

@@ -477,6 +477,17 @@ def test_an_unsupported_python_exits_with_2(bootstrap, monkeypatch, capsys):
     assert captured.out == ''
 
 
+def test_ctrl_c_while_preparing_is_no_failure(bootstrap, monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bootstrap, 'ensure_environment', interrupt)
+    with pytest.raises(SystemExit) as caught:
+        bootstrap.ready_python()
+    assert caught.value.code == 130
+    assert 'The same command again goes on' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('name', ['bootstrap', 'quickstart', 'run_tests'])
 def test_an_old_python_gets_far_enough_to_be_told(name):
     source = (TOOLS / f'{name}.py').read_text(encoding='utf-8')
@@ -527,6 +538,39 @@ def test_a_disk_that_fills_while_installing_is_said(bootstrap, monkeypatch, caps
     assert 'No room on the disk' in capsys.readouterr().err
 
 
+# Run again by itself, in the environment.
+SCRIPT = """
+import os, sys
+print('began')
+from bootstrap import enter_environment
+enter_environment()
+print(os.getpid(), sys.prefix, sys.argv[1:], sep='|')
+sys.exit(7)
+"""
+
+
+def test_a_script_goes_on_in_the_environment_as_one_process(checkout):
+    script = checkout.root / 'tools' / 'script.py'
+    script.write_text(SCRIPT, encoding='utf-8')
+    with subprocess.Popen(
+        # -S: a Python without the packages of this one.
+        [sys.executable, '-S', str(script), 'two words', '--flag'],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=checkout.environ(PYTHONUNBUFFERED=''),  # what is printed is kept back
+    ) as process:
+        output, _ = process.communicate(timeout=60)
+    script.unlink()
+    assert process.returncode == 7
+    *before, last = output.splitlines()
+    assert before == ['began', 'began']
+    pid, prefix, arguments = last.split('|')
+    assert Path(prefix).samefile(checkout.venv)
+    assert arguments == "['two words', '--flag']"
+    # One process, so that no signal leaves a training behind.
+    assert (int(pid) == process.pid) is (os.name != 'nt')
+
+
 def test_a_command_runs_where_it_is_told_and_its_code_comes_back(bootstrap, tmp_path):
     code = 'import pathlib, sys; pathlib.Path("here").touch(); sys.exit(7)'
     assert bootstrap.run([sys.executable, '-c', code], cwd=tmp_path) == 7
@@ -537,3 +581,28 @@ def test_a_command_runs_where_it_is_told_and_its_code_comes_back(bootstrap, tmp_
 def test_a_command_ended_by_a_signal_gets_the_code_of_the_shell(bootstrap, tmp_path):
     code = 'import os, signal; os.kill(os.getpid(), signal.SIGTERM)'
     assert bootstrap.run([sys.executable, '-c', code], cwd=tmp_path) == 128 + 15
+
+
+RUN = """
+import sys
+from pathlib import Path
+from bootstrap import run
+sys.exit(run([sys.executable, '-c', sys.argv[1]], cwd=Path.cwd()))
+"""
+TERMINATED = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='needs signals')
+def test_a_command_is_told_to_end_when_its_starter_is(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-c', RUN, TERMINATED],
+        cwd=tmp_path,
+        env=os.environ | {'PYTHONPATH': str(TOOLS)},
+        timeout=60,
+    )
+    assert done.returncode == 9

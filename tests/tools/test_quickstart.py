@@ -125,6 +125,26 @@ def test_a_failed_step_ends_it_with_its_code(quickstart, root, capfd):
     assert 'coco/AP' not in captured.out
 
 
+@pytest.mark.parametrize(
+    'flag, command',
+    [(None, 'The same command'), ('--fresh', 'The same command, without --fresh,')],
+)
+def test_ctrl_c_in_a_step_is_no_failure(
+    flag, command, quickstart, root, monkeypatch, capfd
+):
+    monkeypatch.setattr(quickstart, 'ROOT', root)
+    monkeypatch.setattr(quickstart, 'ready_python', lambda: Path(sys.executable))
+    monkeypatch.setattr(sys, 'argv', ['quickstart.py', *filter(None, [flag])])
+    with (root / 'tools' / 'train.py').open('a', encoding='utf-8') as file:
+        file.write('sys.exit(130)\n')
+    with pytest.raises(SystemExit) as caught:
+        quickstart.main()
+    assert caught.value.code == 130
+    captured = capfd.readouterr()
+    assert captured.err == f'\nquickstart: interrupted. {command} goes on.\n'
+    assert [line.split()[0] for line in calls(root)] == ['demo.py', 'train.py']
+
+
 def test_of_two_best_checkpoints_the_newest_is_tested(quickstart, tmp_path):
     for epoch, seconds in ((30, 3000), (9, 2000), (100, 1000)):
         path = tmp_path / f'best_coco_AP_epoch_{epoch}.pth'

@@ -1,0 +1,148 @@
+"""A run goes on when what it records about itself cannot be written."""
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
+from weakref import WeakSet
+
+from mmengine.logging import print_log
+from mmengine.visualization import BaseVisBackend
+
+# Bytes to be free before a backend that failed is given more: none shall begin files
+# that it cannot fill.
+_ROOM = 2**20
+
+_failed: WeakSet[BaseVisBackend] = WeakSet()
+
+
+def guarded(method: Callable) -> Callable:
+    """Let a backend that cannot write keep neither the run nor other backends from it.
+
+    What it was given is lost, a warning says so once, and it is tried again with the
+    next call.
+
+    Args:
+        method: Of :class:`mmengine.visualization.Visualizer`; one that does nothing but
+            call all its backends.
+    """
+
+    @wraps(method)
+    def call_one_by_one(self, *args, **kwargs) -> None:
+        for name, backend in self._vis_backends.items():
+            try:
+                # A backend that is closed may have more to end than files.
+                if backend in _failed and method.__name__ != 'close':
+                    _check_room(Path(backend._save_dir))
+                method(SimpleNamespace(_vis_backends={name: backend}), *args, **kwargs)
+            except OSError as error:
+                _release_writer(backend)
+                _warn_once(backend, error)
+
+    return call_one_by_one
+
+
+def _check_room(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(_ROOM))
+
+
+def _release_writer(backend: BaseVisBackend) -> None:
+    """Have TensorBoard begin another file; nothing reads on where a record is cut."""
+    writer = getattr(backend, '_tensorboard', None)
+    if writer is not None:
+        writer.file_writer = writer.all_writers = None
+
+
+def _warn_once(backend: BaseVisBackend, error: OSError) -> None:
+    if backend in _failed:
+        return
+    _failed.add(backend)
+    print_log(
+        f'{type(backend).__name__} cannot write to {backend._save_dir}: {error}. The '
+        'run goes on. What this backend is given is lost until it can write again, '
+        'which is tried every time.',
+        logger='current',
+        level=logging.WARNING,
+    )
+
+
+def appending_whole(dump: Callable) -> Callable:
+    """Leave no half of a line in the file that ``LocalVisBackend._dump`` appends to."""
+
+    @wraps(dump)
+    def append(self, value_dict: dict, file_path: str, file_format: str) -> None:
+        path = Path(file_path)
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            dump(self, value_dict, file_path, file_format)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, size)
+            raise
+
+    return append
+
+
+def without_tensorboard(excepthook: Callable) -> Callable:
+    """Keep quiet about a writing thread of TensorBoard that ends with an OSError.
+
+    Its writer raises the error again when it is given more.
+
+    Args:
+        excepthook: :func:`threading.excepthook`.
+    """
+
+    @wraps(excepthook)
+    def hook(args: threading.ExceptHookArgs) -> None:
+        is_tensorboard = type(args.thread).__module__.startswith('tensorboard.')
+        if not (is_tensorboard and issubclass(args.exc_type, OSError)):
+            excepthook(args)
+
+    return hook
+
+
+def telling_once(init: Callable) -> Callable:
+    """Have a logger say in one line, once, that its file cannot be written.
+
+    Args:
+        init: ``MMLogger.__init__``.
+    """
+
+    @wraps(init)
+    def init_and_mend(self, *args, **kwargs) -> None:
+        init(self, *args, **kwargs)
+        for handler in self.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = _ErrorTeller(handler)
+
+    return init_and_mend
+
+
+class _ErrorTeller:
+    """In the place of ``logging.Handler.handleError``, which prints a stack a line."""
+
+    def __init__(self, handler: logging.FileHandler):
+        self._path = handler.baseFilename
+        self._handle_error = handler.handleError
+        self._has_told = False
+
+    def __call__(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            self._handle_error(record)
+        elif not self._has_told:
+            self._has_told = True
+            with suppress(OSError):  # it may go to the same disk
+                print(
+                    f'The log {self._path} cannot be written: {error}. The run goes '
+                    'on, and lines may be missing there.',
+                    file=sys.stderr,
+                )

@@ -103,8 +103,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f'An epoch had {before} batches when the checkpoint was written, in '
                 f'{meta["iter"]} iterations so far, and has {now} now: the data, the '
                 'batch size, the accumulation or the number of processes has changed. '
-                f'Epoch {meta["epoch"] + 1} is trained from its beginning. Schedules of '
-                'the learning rate count iterations, as they did: they no longer end '
+                f'Epoch {meta["epoch"] + 1} is trained from its beginning. Schedules '
+                'of the learning rate count iterations, as they did: they no longer end '
                 'with the epochs they were made for.'
             )
             meta['iter'] = meta['epoch'] * now

@@ -104,7 +104,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f'{meta["iter"]} iterations so far, and has {now} now: the data, the '
                 'batch size, the accumulation or the number of processes has changed. '
                 f'Epoch {meta["epoch"] + 1} is trained from its beginning. Schedules '
-                'of the learning rate count iterations, as they did: they no longer end '
+                'of the learning rate go on counting iterations: they no longer end '
                 'with the epochs they were made for.'
             )
             meta['iter'] = meta['epoch'] * now

@@ -4,7 +4,7 @@ A small job is trained by ``tools/train.py`` once without a disturbance. Then it
 trained anew many times, killed with SIGKILL at a random moment, and resumed to its end,
 each start with another number of workers. Every time the final weights and the
 optimizer's state have to equal those of the first run, bit for bit. The job saves a
-checkpoint about each second, so that some kills hit a save.
+checkpoint about each second; every other kill waits for the next save to begin.
 
     .venv/bin/python benchmarks/kill_and_resume.py --kills 100 --jobs 2
 
@@ -146,7 +146,12 @@ def kill_and_resume(args: argparse.Namespace, number: int, done: dict) -> dict:
     while True:
         shutil.rmtree(out / name, ignore_errors=True)
         after = done['seconds'] * draw.uniform(args.earliest, 1)
-        if run(out, name, workers=draw.randrange(3), kill_after=after):
+        if run(
+            *(out, name),
+            workers=draw.randrange(3),
+            kill_after=after,
+            in_save=number % 2 == 1,
+        ):
             break  # else it was over before
     stage = stage_of(out, name)
     run(out, name, '--resume', workers=draw.randrange(3))
@@ -157,7 +162,12 @@ def kill_and_resume(args: argparse.Namespace, number: int, done: dict) -> dict:
 
 
 def run(
-    out: Path, name: str, *flags: str, workers: int, kill_after: float | None = None
+    out: Path,
+    name: str,
+    *flags: str,
+    workers: int,
+    kill_after: float | None = None,
+    in_save: bool = False,
 ) -> bool:
     """Train in ``OUT/NAME``; return whether the run had to be killed."""
     command = [
@@ -177,6 +187,10 @@ def run(
         try:
             code = process.wait(kill_after)
         except subprocess.TimeoutExpired:
+            while in_save and not list((out / name).glob('*.part')):
+                if process.poll() is not None:
+                    return False
+                time.sleep(0.0005)
             process.kill()
             process.wait()
             return True

@@ -5,6 +5,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.models.pose_estimator import StreamedTopdownPoseEstimator
 from sapiens_plugin.registry import HOOKS
 
 from .checkpoint_hook import CheckpointHook
@@ -12,6 +13,7 @@ from .guarded_optim_wrapper import GuardedOptimWrapper
 from .step_guard import StepGuard, image_ids
 from .streamed_optim_wrapper import StreamedOptimWrapper
 from .train_loop import ResumableTrainLoop
+from .unwrap import unwrap
 
 # Where runner.message_hub keeps StepGuard.state: checkpoints hold it.
 _STATE = 'step_guard'
@@ -71,6 +73,8 @@ class StepGuardHook(Hook):
         wrapper, loop = runner.optim_wrapper, runner.train_loop
         if isinstance(wrapper, StreamedOptimWrapper):
             wrapper.guard = guard
+        elif isinstance(unwrap(runner.model), StreamedTopdownPoseEstimator):
+            return  # it will say which wrapper it needs
         elif isinstance(wrapper, OptimWrapper) and isinstance(loop, ResumableTrainLoop):
             self._guarded = GuardedOptimWrapper(wrapper, guard)
             loop.optim_wrapper = self._guarded

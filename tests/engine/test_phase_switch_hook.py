@@ -109,6 +109,7 @@ def test_frozen_parameters_gather_no_optimizer_state(demo_config, make_runner):
 def test_gradients_do_not_leak_over_the_switch(demo_config, make_runner):
     set_warmup(demo_config, 1)
     demo_config.train_cfg = dict(by_epoch=True, max_epochs=3)  # MMEngine's own loop
+    demo_config.default_hooks.checkpoint.interval_minutes = None
     demo_config.optim_wrapper.accumulative_counts = 4  # 3 batches an epoch
     probe = Probe()
     runner = make_runner(demo_config, probe)
@@ -121,6 +122,7 @@ def test_gradients_do_not_leak_over_the_switch(demo_config, make_runner):
 def test_the_switch_is_logged_with_its_parameter_counts(demo_config, make_runner):
     set_warmup(demo_config, 1)
     demo_config.train_cfg = dict(by_epoch=True, max_epochs=3)
+    demo_config.default_hooks.checkpoint.interval_minutes = None
     demo_config.optim_wrapper.accumulative_counts = 4
     runner = make_runner(demo_config)
     runner.train()

@@ -51,6 +51,7 @@ def test_phase_2_starts_small_where_accumulation_runs_across_its_beginning(
     demo_config, make_runner
 ):
     demo_config.train_cfg = dict(by_epoch=True, max_epochs=3)  # MMEngine's own loop
+    demo_config.default_hooks.checkpoint.interval_minutes = None
     demo_config.param_scheduler[-1].update(end=3)
     for scheduler in demo_config.param_scheduler[:-1]:
         scheduler.update(optimizer_steps=2, start_factor=0.01)

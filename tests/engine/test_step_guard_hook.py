@@ -200,6 +200,7 @@ def test_too_many_in_a_row_end_the_run_with_a_checkpoint(kind, job, make_runner)
 
     # A resumed run has as many tries again, and knows the losses.
     cfg.resume, cfg.load_from = True, path
+    cfg.work_dir += '_again'  # the log of the same second is the same file
     again = make_runner(cfg, Watch(bad=[0, 1]))
     again.train()
     assert len(warnings_of(again)) == 2
@@ -214,6 +215,7 @@ def test_losses_and_skips_are_counted_through_a_resumption(job, make_runner):
     whole = make_runner(cfg, Watch(bad=[1, 5, 6]))
     whole.train()
     cfg.resume, cfg.load_from = True, f'{cfg.work_dir}/epoch_2.pth'
+    cfg.work_dir += '_again'  # the log of the same second is the same file
     resumed = make_runner(cfg, Watch(bad=[0]))
     resumed.train()
     assert '(2 in a row, 3 in all)' in warnings_of(resumed)[0]
@@ -343,6 +345,7 @@ def test_the_median_is_of_steps_that_were_taken():
 
 
 PROCESS = """
+import os
 import sys
 import torch
 import torch.multiprocessing as mp
@@ -368,7 +371,8 @@ def run(rank, place):
         judge((1.0, 2.0), (3.0, 4.0), norm=float('inf')),
     ]
     images = [message.partition('Images: ')[2] for message in said]
-    print(rank, got, guard.state, images, flush=True)
+    line = f'\\n{rank} {got} {guard.state} {images}\\n'
+    os.write(1, line.encode())  # at once, or the lines of two would mingle
 
 mp.start_processes(run, (sys.argv[1],), nprocs=2, start_method='fork')
 """

@@ -78,6 +78,12 @@ class OutlivingStream:
     def _let_go(self, error: OSError) -> None:
         if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL):
             return  # of a file on a full disk, say: it may go on
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+        write_nowhere(self._stream.fileno())
+
+
+def write_nowhere(*descriptors: int) -> None:
+    """Have what is written to these go nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -200,8 +200,7 @@ class CheckpointHook(StockCheckpointHook):
                 self._meta(runner, runner.epoch, runner.iter, validation_due=False),
             )
         if self._owed is not None:
-            pointer = Path(runner.work_dir, _POINTER)
-            last = pointer.read_text('utf-8') if pointer.is_file() else None
+            last = _named_last(runner)
             raise InputError(
                 'The training is over, and its last state could not be saved in '
                 f'{self._owed.path}: {self._owed.reason}. '
@@ -266,10 +265,7 @@ class CheckpointHook(StockCheckpointHook):
 
     def _is_last(self, runner: Runner) -> bool:
         """Tell whether a checkpoint of an epoch holds the last state."""
-        pointer = Path(runner.work_dir, _POINTER)
-        if self.last_ckpt is None or not pointer.is_file():
-            return False
-        return pointer.read_text('utf-8') == self.last_ckpt
+        return self.last_ckpt is not None and _named_last(runner) == self.last_ckpt
 
     # --- Saving -------------------------------------------------------------------
 
@@ -498,10 +494,9 @@ class CheckpointHook(StockCheckpointHook):
             Whether one has gone.
         """
         # By the clock, which may have been put back: the last ones stay in any case.
-        pointer = Path(runner.work_dir, _POINTER)
         stay = {self._just_saved}
-        if pointer.is_file():
-            stay.add(self._folder / Path(pointer.read_text('utf-8')).name)
+        if last := _named_last(runner):
+            stay.add(self._folder / Path(last).name)
         paths = sorted(
             self._saved_by_time(), key=lambda p: (p in stay, p.stat().st_mtime_ns)
         )
@@ -558,13 +553,10 @@ class CheckpointHook(StockCheckpointHook):
         if named:
             self._check_named(named, self._checkpoints_in(Path(named).parent))
             return named
-        pointer = Path(runner.work_dir, _POINTER)
-        last = None
-        if pointer.is_file():
-            text = pointer.read_text('utf-8', errors='replace').strip()
-            if '://' in text:
-                return text
-            last = Path(text) if text else None
+        text = _named_last(runner)
+        if text and '://' in text:
+            return text
+        last = Path(text) if text else None
         # They may have gone elsewhere before: out_dir is what to change on a full disk.
         folders = {self._folder, Path(runner.work_dir)} | (
             {last.parent} if last else set()
@@ -603,6 +595,14 @@ class CheckpointHook(StockCheckpointHook):
             beside = ' and '.join(map(str, whole))
             way_out = f'Whole ones beside it: {beside}.' if whole else ''
             raise InputError(f'{error} {way_out}'.strip()) from error
+
+
+def _named_last(runner: Runner) -> str | None:
+    """Return what ``last_checkpoint`` names, if anything."""
+    pointer = Path(runner.work_dir, _POINTER)
+    if not pointer.is_file():
+        return None
+    return pointer.read_text('utf-8', errors='replace').strip() or None
 
 
 def _take_back(hub: MessageHub, infos: dict) -> None:

@@ -12,7 +12,7 @@ from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
-from sapiens_plugin.command import Interrupted
+from sapiens_plugin.command import Interrupted, write_nowhere
 from sapiens_plugin.registry import HOOKS
 
 from .checkpoint_hook import CheckpointHook
@@ -106,7 +106,8 @@ class InterruptHook(Hook):
             os.kill(os.getpid(), signum)
         elif not self._signum:
             if signal.Signals(signum).name == 'SIGHUP':
-                _let_go_of_the_terminal()
+                # Writing to a terminal that was closed is an error.
+                write_nowhere(*filter(os.isatty, (1, 2)))
             self._signum, self._noted_at = signum, time.monotonic()
             _say(
                 f'{signal.Signals(signum).name}: finishing this step, then saving. '
@@ -120,15 +121,6 @@ class InterruptHook(Hook):
 
     def _rest(self) -> None:
         self._process = None
-
-
-def _let_go_of_the_terminal() -> None:
-    """Write nowhere instead: writing to a terminal that was closed is an error."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        if os.isatty(stream):
-            os.dup2(nowhere, stream)
-    os.close(nowhere)
 
 
 def _say(text: str) -> None:

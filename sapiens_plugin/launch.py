@@ -60,13 +60,15 @@ def main(tool: str) -> None:
     try:
         stock = _load(stock_tool(f'{tool}.py'))
         args = stock.parse_args()
+        cfg = _read_config(args)
         if tool == 'train':
-            cfg = _read_config(args)
-            _check_training(cfg, args)
+            _check_flags(cfg, args)
+            cfg = stock.merge_args(cfg, args)
+            _check_training(cfg)
             if args.launcher == 'none':  # planning knows one GPU
-                _tell_plan(stock.merge_args(cfg, args))
+                _tell_plan(cfg)
         else:
-            _check_test(_read_config(args), args)
+            _check_test(stock.merge_args(cfg, args))
         stock.main()
     except InputError as error:
         message = _WRAPPING.sub('', str(error)).strip()
@@ -161,10 +163,8 @@ def _read_config(args: Namespace) -> Mapping:
     return cfg
 
 
-def _check_training(cfg: Mapping, args: Namespace) -> None:
-    from sapiens_plugin.planning.job_reader import check_schedule
-
-    check_schedule(cfg)
+def _check_flags(cfg: Mapping, args: Namespace) -> None:
+    """Check what the stock tool asserts of its flags."""
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if args.amp and wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise InputError(
@@ -177,6 +177,12 @@ def _check_training(cfg: Mapping, args: Namespace) -> None:
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the '
             'config: the images an iteration for which its learning rate was chosen.'
         )
+
+
+def _check_training(cfg: Mapping) -> None:
+    from sapiens_plugin.planning.job_reader import check_schedule
+
+    check_schedule(cfg)
     if {'type', 'by_epoch'} <= (cfg.get('train_cfg') or {}).keys():
         raise InputError(
             f'train_cfg has type={cfg.train_cfg.type!r} and by_epoch, and MMEngine '
@@ -184,22 +190,22 @@ def _check_training(cfg: Mapping, args: Namespace) -> None:
             'train_cfg=dict(_delete_=True, by_epoch=..., ...).'
         )
     _check_dataset(cfg.train_dataloader.dataset)
-    if cfg.get('val_dataloader') and not args.no_validate:
+    if cfg.get('val_dataloader'):
         _check_dataset(cfg.val_dataloader.dataset)
     init_cfg = cfg.model.get('backbone', {}).get('init_cfg')
-    if args.resume not in (None, 'auto'):
-        _check_weights(args.resume)
-    elif args.resume is None and isinstance(init_cfg, Mapping):
+    if cfg.get('load_from'):
+        _check_weights(cfg.load_from)
+    if not cfg.get('resume') and isinstance(init_cfg, Mapping):
         _check_weights(init_cfg.get('checkpoint'))
-    _check_work_dir(cfg, args)
-    if not (args.resume or cfg.get('resume')):
-        _check_nothing_is_lost(cfg, args)
+    _check_work_dir(cfg)
+    if not cfg.get('resume'):
+        _check_nothing_is_lost(cfg)
 
 
-def _check_test(cfg: Mapping, args: Namespace) -> None:
+def _check_test(cfg: Mapping) -> None:
     _check_dataset(cfg.test_dataloader.dataset)
-    _check_weights(args.checkpoint)
-    _check_work_dir(cfg, args)
+    _check_weights(cfg.load_from)
+    _check_work_dir(cfg)
 
 
 def _check_dataset(dataset: Mapping) -> None:
@@ -243,23 +249,26 @@ def _tell_plan(cfg: Mapping) -> None:
         print(leave_plan(cfg, work_dir), flush=True)
 
 
-def _check_nothing_is_lost(cfg: Mapping, args: Namespace) -> None:
+def _check_nothing_is_lost(cfg: Mapping) -> None:
     """Refuse to begin anew in the place of a run."""
-    work_dir = Path(
-        args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
-    )
-    if (work_dir / 'last_checkpoint').exists():
+    from sapiens_plugin.checkpoints import run_files
+
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    folder = run_files.folder_of(Path(cfg.work_dir).absolute(), hook.get('out_dir'))
+    found = run_files.resumable(folder, hook.get('filename_tmpl', run_files.BY_EPOCH))
+    if found or run_files.last_of(cfg.work_dir):
+        what = min(found) if found else f'last_checkpoint in {cfg.work_dir}'
         raise InputError(
-            f'{work_dir} holds the checkpoints of a run, and a new one would replace '
-            'them. Go on with that one by --resume, name another directory with '
-            '--work-dir, or delete this one.'
+            f'There is {what}, of a run whose checkpoints a new one would replace. Go '
+            'on with that run by --resume, name another directory with --work-dir, or '
+            'delete this one.'
         )
 
 
-def _check_work_dir(cfg: Mapping, args: Namespace) -> None:
+def _check_work_dir(cfg: Mapping) -> None:
     from sapiens_plugin.planning import setup_checks
 
     setup_checks.check_writable(
-        args.work_dir or cfg.get('work_dir') or 'work_dirs',
+        cfg.work_dir,
         way_out='Name another with --work-dir, or free the way to this one.',
     )

@@ -125,6 +125,24 @@ def test_two_ways_to_name_the_loop_are_one_too_many(job, tool):
     assert code == 2 and 'Leave by_epoch out' in said
 
 
+@pytest.mark.parametrize('left', ['epoch_3.pth', 'iter_7.pth', 'last_checkpoint'])
+@pytest.mark.parametrize('elsewhere', [False, True])
+def test_no_run_begins_in_the_place_of_another(left, elsewhere, job, tool, tmp_path):
+    work_dir = tmp_path / 'runs' / 'one'
+    argv = ['train', job[0], '--work-dir', work_dir]
+    folder = work_dir
+    if elsewhere:
+        argv += ['--cfg-options', f'default_hooks.checkpoint.out_dir={tmp_path}/disk']
+        folder = work_dir if left == 'last_checkpoint' else tmp_path / 'disk' / 'one'
+    folder.mkdir(parents=True)
+    (folder / left).write_text('one', encoding='utf-8')
+    code, said = tool(*argv)
+    assert code == 2
+    assert left in said and str(folder) in said
+    assert '--resume' in said and '--work-dir' in said
+    assert [path.name for path in folder.iterdir()] == [left]
+
+
 @pytest.mark.parametrize('state', ['missing', 'empty'])
 def test_a_bad_image_directory_is_named(state, job, tool):
     config, root = job
@@ -283,7 +301,7 @@ def test_train_amp_resume_and_test_from_another_directory(job, demo, repo, tmp_p
         text=True, encoding='utf-8', timeout=300,
     )  # fmt: skip
     assert answer.returncode == 2
-    assert 'runs holds the checkpoints of a run' in answer.stderr
+    assert 'epoch_2.pth, of a run whose checkpoints' in answer.stderr
     assert '--resume' in answer.stderr and '--work-dir' in answer.stderr
     flags = ('--out', 'metrics.json', '--dump', 'dump.pkl', '--show-dir', 'drawn')
     call(repo / 'tools' / 'test.py', config, last, '--work-dir', 'tested', *flags)
@@ -303,7 +321,7 @@ def _misread(*args, **kwargs):
 def test_ctrl_c_while_a_config_is_formatted_is_told_as_such(tool, job, monkeypatch):
     """Where MMEngine takes it for an error of syntax, with the whole config."""
     monkeypatch.setattr('mmengine.config.config.FormatCode', _interrupt)
-    monkeypatch.setattr(launch, '_check_training', lambda cfg, args: cfg.pretty_text)
+    monkeypatch.setattr(launch, '_check_training', lambda cfg: cfg.pretty_text)
     assert tool('train', job[0]) == (130, '\ntools/train.py: interrupted.\n')
 
 

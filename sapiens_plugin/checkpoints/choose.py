@@ -2,12 +2,72 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from logging import Logger
 from pathlib import Path
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.vit.checkpoint import load_pickle
 
 from .loading import load_from_local
+from .run_files import BY_EPOCH, last_of, resumable
+
+
+def choose_for(
+    work_dir: Path,
+    folder: Path,
+    *,
+    logger: Logger,
+    named: str | None = None,
+    filename_tmpl: str = BY_EPOCH,
+) -> str | None:
+    """Choose what a run goes on from, and tell of what was passed over.
+
+    Damaged checkpoints that would have been taken are renamed to ``NAME.damaged``.
+
+    Args:
+        work_dir: Of the run.
+        folder: Where its checkpoints go now.
+        logger: Gets a warning for each that is passed over.
+        named: The checkpoint that was asked for: that one or none.
+        filename_tmpl: What checkpoints of epochs are called.
+
+    Returns:
+        A whole checkpoint, or what ``last_checkpoint`` names on another backend; None
+        if there are none.
+
+    Raises:
+        InputError: The one asked for is not whole, or none is.
+        OSError: A directory or ``last_checkpoint`` cannot be read.
+    """
+    if named:
+        _check(Path(named), resumable(Path(named).parent, filename_tmpl))
+        return named
+    text = last_of(work_dir)
+    if text and '://' in text:
+        return text
+    last = Path(text) if text else None
+    # They may have gone elsewhere before: out_dir is what to change on a full disk.
+    folders = {folder, work_dir, *([last.parent] if last else [])}
+    others = set().union(*(resumable(each, filename_tmpl) for each in folders))
+    logger.info('Reading the last checkpoint to see that it is whole.')
+    choice = choose(last, others)
+    if choice is None:
+        logger.warning(
+            f'There is no checkpoint in {folder} to resume from: the run starts anew.'
+        )
+        return None
+    for problem in choice.passed_over:
+        logger.warning(f'{problem} The run goes on from {choice.path}.')
+    for path in choice.damaged:
+        # Or it would count as one of those by time that are kept.
+        try:
+            path.replace(path.with_name(f'{path.name}.damaged'))
+        except OSError as error:
+            logger.warning(
+                f'{path} could not be renamed: {error.strerror or error}. Delete it '
+                'when you can.'
+            )
+    return str(choice.path)
 
 
 @dataclass(frozen=True)
@@ -62,6 +122,15 @@ def choose(last: Path | None, others: Iterable[Path]) -> Choice | None:
             '--cfg-options load_from=PATH with another --work-dir.'
         )
     return None
+
+
+def _check(named: Path, others: set[Path]) -> None:
+    try:
+        load_from_local(named)
+    except InputError as error:
+        beside = ' and '.join(map(str, whole_ones(others - {named}, at_most=2)))
+        way_out = f'Whole ones beside it: {beside}.' if beside else ''
+        raise InputError(f'{error} {way_out}'.strip()) from error
 
 
 def whole_ones(paths: Iterable[Path], *, at_most: int) -> list[Path]:

@@ -41,6 +41,14 @@ def set_aside(weights: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
     return dict(file=path.name, digest=digest)
 
 
+def is_whole(note: Mapping[str, str], folder: Path) -> bool:
+    """Tell whether the file of a note of :func:`set_aside` is there as it was.
+
+    Reads it only when its size or time has changed since it was read last.
+    """
+    return _is_whole(folder / note['file'], note['digest'])
+
+
 def restore(checkpoint: dict, path: Path) -> None:
     """Fill in the weights that a checkpoint has a note of.
 

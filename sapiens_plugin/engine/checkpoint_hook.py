@@ -1,6 +1,5 @@
 """Checkpoints by time, beside those of epochs and of the best; what to resume from."""
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,18 +12,22 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 
 from sapiens_plugin.checkpoints import frozen
-from sapiens_plugin.checkpoints.choose import choose, whole_ones
-from sapiens_plugin.checkpoints.loading import load_from_local
-from sapiens_plugin.checkpoints.saving import CheckpointNotWritten, write_pointer
+from sapiens_plugin.checkpoints.choose import choose_for
+from sapiens_plugin.checkpoints.run_files import (
+    BY_TIME,
+    by_time,
+    folder_of,
+    last_of,
+    set_last,
+    unfinished,
+)
+from sapiens_plugin.checkpoints.saving import CheckpointNotWritten
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
 
 from .train_loop import ResumableTrainLoop
 from .unwrap import unwrap
 
-_BY_TIME = 'iter_{}.pth'
-_IS_BY_TIME = re.compile(r'iter_\d+\.pth')
-_POINTER = 'last_checkpoint'
 _OTHER_DISK = '--cfg-options default_hooks.checkpoint.out_dir=PATH'
 # Seconds until a checkpoint is tried again that the disk did not take.
 _RETRY = 60
@@ -79,9 +82,9 @@ class CheckpointHook(StockCheckpointHook):
                 f'CheckpointHook: max_keep_by_time={max_keep_by_time} should be 1 or '
                 'more; interval_minutes=None saves no checkpoints by time.'
             )
-        if interval_minutes is not None and self.filename_tmpl == _BY_TIME:
+        if interval_minutes is not None and self.filename_tmpl == BY_TIME:
             raise InputError(
-                f'CheckpointHook: checkpoints by time have names like {_BY_TIME}, and '
+                f'CheckpointHook: checkpoints by time have names like {BY_TIME}, and '
                 'with by_epoch=False or filename_tmpl so have those of interval. Give '
                 'another filename_tmpl, or set interval_minutes=None.'
             )
@@ -102,15 +105,23 @@ class CheckpointHook(StockCheckpointHook):
         Raises:
             InputError: The one that was asked for is damaged, or all are.
         """
-        if self._folder is None:
-            self._folder = self._by_time_folder(runner)
+        if self._folder is None:  # before_train of the stock hook rewrites out_dir
+            elsewhere = self.backend_args or self.file_client_args
+            out_dir = None if elsewhere else self.out_dir
+            self._folder = folder_of(runner.work_dir, out_dir)
         if not runner._resume or '://' in str(runner._load_from):
             return
         answer: list[Any] = [None, None]
         if is_main_process():
             try:
-                answer[0] = self._choose(runner)
-            except InputError as error:
+                answer[0] = choose_for(
+                    Path(runner.work_dir),
+                    self._folder,
+                    logger=runner.logger,
+                    named=runner._load_from,
+                    filename_tmpl=self.filename_tmpl,
+                )
+            except (InputError, OSError) as error:  # the others wait for an answer
                 answer[1] = str(error)
         broadcast_object_list(answer)
         path, problem = answer
@@ -163,11 +174,10 @@ class CheckpointHook(StockCheckpointHook):
         if runner._resume:
             self.last_ckpt = runner.message_hub.get_info('last_ckpt', None)
         if is_main_process():
-            names = (_BY_TIME, self.filename_tmpl, 'best_{}', 'frozen_{}.pth')
-            for name in names:
-                for part in self._folder.glob(name.format('*') + '.part'):
-                    self._remove(runner, part)
-            self._remove(runner, Path(runner.work_dir, f'{_POINTER}.part'))
+            for part in unfinished(
+                Path(runner.work_dir), self._folder, self.filename_tmpl
+            ):
+                self._remove(runner, part)
         self._wait()
 
     def after_train_iter(
@@ -200,7 +210,7 @@ class CheckpointHook(StockCheckpointHook):
                 self._meta(runner, runner.epoch, runner.iter, validation_due=False),
             )
         if self._owed is not None:
-            last = _named_last(runner)
+            last = last_of(runner.work_dir)
             raise InputError(
                 'The training is over, and its last state could not be saved in '
                 f'{self._owed.path}: {self._owed.reason}. '
@@ -215,7 +225,7 @@ class CheckpointHook(StockCheckpointHook):
             ) from self._owed
         super().after_train(runner)
         if is_main_process() and self._is_last(runner):
-            for path in self._saved_by_time():
+            for path in by_time(self._folder):
                 self._remove(runner, path)
             self._note = None
             self._remove_by_time(runner)  # and what they needed
@@ -241,10 +251,7 @@ class CheckpointHook(StockCheckpointHook):
         weights = {name: state.pop(name) for name in parameters}
         # The same memory, and not written to since.
         now = tuple((n, p.data_ptr(), p._version) for n, p in parameters.items())
-        if (
-            now != self._frozen_weights
-            or not (self._folder / self._note['file']).exists()
-        ):
+        if now != self._frozen_weights or not frozen.is_whole(self._note, self._folder):
             self._note = frozen.set_aside(weights, self._folder)
             self._frozen_weights = now
         checkpoint[frozen.KEY] = self._note
@@ -257,25 +264,26 @@ class CheckpointHook(StockCheckpointHook):
 
         Returns:
             The file, for every process; None if it could not be written, which the log
-            tells.
+            tells, or if the train loop could not go on from it.
         """
+        if not isinstance(runner.train_loop, ResumableTrainLoop):
+            return None
         answer = [self._save_by_time(runner) if is_main_process() else None]
         broadcast_object_list(answer)
         return answer[0]
 
     def _is_last(self, runner: Runner) -> bool:
         """Tell whether a checkpoint of an epoch holds the last state."""
-        return self.last_ckpt is not None and _named_last(runner) == self.last_ckpt
+        return self.last_ckpt is not None and last_of(runner.work_dir) == self.last_ckpt
 
     # --- Saving -------------------------------------------------------------------
 
     def _save_by_time(self, runner: Runner) -> Path | None:
-        loop = runner.train_loop
         # In a validation the iteration has been counted already.
-        in_validation = isinstance(loop, ResumableTrainLoop) and loop.validation_due
+        in_validation = runner.train_loop.validation_due
         iteration = runner.iter if in_validation else runner.iter + 1
         meta = self._meta(runner, runner.epoch, iteration, validation_due=in_validation)
-        path = self._folder / _BY_TIME.format(iteration)
+        path = self._folder / BY_TIME.format(iteration)
         if path == self._just_saved and path.exists():
             return path
 
@@ -464,7 +472,7 @@ class CheckpointHook(StockCheckpointHook):
         if not is_main_process():
             return
         try:
-            write_pointer(Path(runner.work_dir, _POINTER), str(path))
+            set_last(runner.work_dir, path)
         except CheckpointNotWritten as error:
             runner.logger.warning(
                 f'{error.path} could not be written: {error.reason}. {path} is whole; '
@@ -495,10 +503,10 @@ class CheckpointHook(StockCheckpointHook):
         """
         # By the clock, which may have been put back: the last ones stay in any case.
         stay = {self._just_saved}
-        if last := _named_last(runner):
+        if last := last_of(runner.work_dir):
             stay.add(self._folder / Path(last).name)
         paths = sorted(
-            self._saved_by_time(), key=lambda p: (p in stay, p.stat().st_mtime_ns)
+            by_time(self._folder), key=lambda p: (p in stay, p.stat().st_mtime_ns)
         )
         too_many = paths[:-1][:1] if oldest else paths[: -self.max_keep_by_time]
         removed = False
@@ -514,9 +522,6 @@ class CheckpointHook(StockCheckpointHook):
         except OSError as error:
             _warn_of_rest(runner, error)
         return removed
-
-    def _saved_by_time(self) -> list[Path]:
-        return [p for p in self._folder.glob('*.pth') if _IS_BY_TIME.fullmatch(p.name)]
 
     def _remove(self, runner: Runner, path: Path) -> bool:
         try:
@@ -536,73 +541,24 @@ class CheckpointHook(StockCheckpointHook):
         except OSError as error:
             _warn_of_rest(runner, error)
 
-    # --- Resuming -----------------------------------------------------------------
 
-    def _by_time_folder(self, runner: Runner) -> Path:
-        """Return where checkpoints by time go: beside the others, if that is a disk."""
-        work_dir = Path(runner.work_dir)
-        elsewhere = self.backend_args or self.file_client_args
-        if self.out_dir is None or elsewhere or '://' in str(self.out_dir):
-            return work_dir
-        if str(self.out_dir) == runner.work_dir:
-            return work_dir
-        return Path(self.out_dir, work_dir.name)  # as before_train has it
+def save_now(runner: Runner) -> Path | None:
+    """Save a checkpoint by time with the run's ``CheckpointHook``, if it has one.
 
-    def _choose(self, runner: Runner) -> str | None:
-        named = runner._load_from
-        if named:
-            self._check_named(named, self._checkpoints_in(Path(named).parent))
-            return named
-        text = _named_last(runner)
-        if text and '://' in text:
-            return text
-        last = Path(text) if text else None
-        # They may have gone elsewhere before: out_dir is what to change on a full disk.
-        folders = {self._folder, Path(runner.work_dir)} | (
-            {last.parent} if last else set()
-        )
-        others = set().union(*map(self._checkpoints_in, folders))
-        runner.logger.info('Reading the last checkpoint to see that it is whole.')
-        choice = choose(last, others)
-        if choice is None:
-            runner.logger.warning(
-                f'There is no checkpoint in {self._folder} to resume from: the run '
-                'starts anew.'
-            )
-            return None
-        for problem in choice.passed_over:
-            runner.logger.warning(f'{problem} The run goes on from {choice.path}.')
-        for path in choice.damaged:
-            # Or it would count as one of those by time that are kept.
-            try:
-                path.replace(path.with_name(f'{path.name}.damaged'))
-            except OSError as error:
-                _warn_of_rest(runner, error)
-        return str(choice.path)
-
-    def _checkpoints_in(self, folder: Path) -> set[Path]:
-        return {
-            path
-            for name in (_BY_TIME, self.filename_tmpl)
-            for path in folder.glob(name.format('*'))
-        }
-
-    def _check_named(self, named: str, others: set[Path]) -> None:
-        try:
-            load_from_local(named)
-        except InputError as error:
-            whole = whole_ones(others - {Path(named)}, at_most=2)
-            beside = ' and '.join(map(str, whole))
-            way_out = f'Whole ones beside it: {beside}.' if whole else ''
-            raise InputError(f'{error} {way_out}'.strip()) from error
+    To be called as :meth:`CheckpointHook.save_now`.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            return hook.save_now(runner)
+    return None
 
 
-def _named_last(runner: Runner) -> str | None:
-    """Return what ``last_checkpoint`` names, if anything."""
-    pointer = Path(runner.work_dir, _POINTER)
-    if not pointer.is_file():
-        return None
-    return pointer.read_text('utf-8', errors='replace').strip() or None
+def save_to_stop(runner: Runner) -> str:
+    """Save as :func:`save_now`, and return a sentence that tells where it is."""
+    path = save_now(runner)
+    if path is None:
+        return f'Its checkpoints are in {runner.work_dir}.'
+    return f'Its state is in {path}.'
 
 
 def _take_back(hub: MessageHub, infos: dict) -> None:

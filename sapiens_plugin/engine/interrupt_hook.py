@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from sapiens_plugin.command import Interrupted, write_nowhere
 from sapiens_plugin.registry import HOOKS
 
-from .checkpoint_hook import CheckpointHook
+from .agreement import highest_of_all
+from .checkpoint_hook import save_now
 from .train_loop import ResumableTrainLoop
 
 _SIGNALS = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK')
@@ -88,17 +89,9 @@ class InterruptHook(Hook):
             self._leave_if_asked(runner)
 
     def _leave_if_asked(self, runner: Runner) -> None:
-        signum = self._signum
-        if get_world_size() > 1:
-            highest = torch.tensor(signum)
-            all_reduce(highest, 'max')
-            signum = int(highest)
-        if not signum:
-            return
-        for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook):
-                raise Interrupted(signum, saved=hook.save_now(runner))
-        raise Interrupted(signum, saved=None)
+        signum = highest_of_all(self._signum)
+        if signum:
+            raise Interrupted(signum, saved=save_now(runner))
 
     def _note(self, signum: int, frame: object) -> None:
         if os.getpid() != self._process:  # a child of fork

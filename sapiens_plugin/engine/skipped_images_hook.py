@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -10,6 +11,9 @@ from sapiens_plugin.datasets.blank_images import BlankUnreadable
 from sapiens_plugin.datasets.parts import image_paths, levels, parts
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
+
+from .agreement import highest_of_all
+from .checkpoint_hook import save_to_stop
 
 LIST_NAME = 'skipped.txt'
 
@@ -30,14 +34,15 @@ class SkippedImagesHook(Hook):
             start.
     """
 
-    # After the hooks that log and step, so that what they count is right when it stops.
-    priority = 'LOW'
+    # The state that is saved is what all other hooks have left of the iteration.
+    priority = 'LOWEST'
 
     def __init__(self, *, max_share: float = 0.01):
         self.max_share = max_share
         self._bad: set[str] = set()  # of this start, in training
         self._before: set[str] = set()  # listed before this start
         self._train_images: set[str] | None = None
+        self._too_many: str | None = None  # the error to come
 
     def before_train(self, runner: Runner) -> None:
         """Read what is listed; let validations go on."""
@@ -54,17 +59,24 @@ class SkippedImagesHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """List the new ones.
+        """List the new ones; stop between two optimizer steps if they are too many.
 
         Raises:
-            InputError: Too many of the training images are bad.
+            InputError: Too many of the training images are bad, in one of the
+                processes.
         """
         skipped = _skipped(data_batch)
-        fresh = skipped.keys() - self._bad
-        if not fresh:
-            return
-        self._bad |= fresh
-        listed = _list(runner, {path: skipped[path] for path in fresh}, 'Another one')
+        if fresh := skipped.keys() - self._bad:
+            self._bad |= fresh
+            self._count(runner, {path: skipped[path] for path in fresh})
+        if runner.optim_wrapper.should_update() and highest_of_all(
+            self._too_many is not None
+        ):
+            problem = next(filter(None, all_gather_object(self._too_many)))
+            raise InputError(f'{problem} {save_to_stop(runner)} Go on with --resume.')
+
+    def _count(self, runner: Runner, fresh: dict[str, str]) -> None:
+        listed = _list(runner, fresh, 'Another one')
         if self._train_images is None:
             self._train_images = {
                 _printable(path)
@@ -75,15 +87,14 @@ class SkippedImagesHook(Hook):
         bad = self._bad | ((listed - self._before) & self._train_images)
         if len(bad) > self.max_share * len(self._train_images):
             path = min(fresh)
-            raise InputError(
+            self._too_many = (
                 f'{len(bad)} of {len(self._train_images)} training images cannot be '
                 f'read, more than {self.max_share:.1%}. One is {path}: '
-                f'{skipped[path]}. {Path(runner.work_dir) / LIST_NAME} lists those '
+                f'{fresh[path]}. {Path(runner.work_dir) / LIST_NAME} lists those '
                 'met so far; `python3 tools/check_dataset.py ANNOTATIONS IMAGES '
                 '--decode` finds all. Fetch them again, take their entries out of the '
                 'annotation file, or set another max_share for '
-                'sapiens_plugin.SkippedImagesHook in custom_hooks; then go on with '
-                '--resume.'
+                'sapiens_plugin.SkippedImagesHook in custom_hooks.'
             )
 
     def after_val_iter(

@@ -8,7 +8,7 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.models.pose_estimator import StreamedTopdownPoseEstimator
 from sapiens_plugin.registry import HOOKS
 
-from .checkpoint_hook import CheckpointHook
+from .checkpoint_hook import save_to_stop
 from .guarded_optim_wrapper import GuardedOptimWrapper
 from .step_guard import StepGuard, image_ids
 from .streamed_optim_wrapper import StreamedOptimWrapper
@@ -106,20 +106,12 @@ class StepGuardHook(Hook):
         raise InputError(
             f'{self.max_skips} steps in a row were skipped, since their losses or '
             'gradients were not finite or their losses far too high: this run learns '
-            f'nothing any more. {_save(runner)} The images are named in the log. If '
-            'nothing is wrong with them, go on from the last good weights with a lower '
-            'learning rate, with clip_grad, or in float32 (without --amp; '
-            "model.precision='float32' of a streamed model, or "
+            f'nothing any more. {save_to_stop(runner)} The log names the images. If '
+            'nothing is wrong with them, go on with clip_grad, or in float32 '
+            "(without --amp; model.precision='float32' of a streamed model, or "
             "model.boundary_dtype='bfloat16' where losses were finite and gradients "
-            'were not). If such losses are right, set spike_factor=None in '
-            'StepGuardHook.'
+            'were not). For a lower learning rate, which --resume would not take '
+            'over, begin a new run from weights that were good: --cfg-options '
+            'load_from=PATH, with another --work-dir. If such losses are right, set '
+            'spike_factor=None in StepGuardHook.'
         )
-
-
-def _save(runner: Runner) -> str:
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook):
-            path = hook.save_now(runner)
-            if path is not None:
-                return f'Its state is in {path}.'
-    return f'Its checkpoints are in {runner.work_dir}.'

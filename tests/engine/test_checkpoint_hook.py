@@ -294,14 +294,14 @@ def test_an_epochs_checkpoint_goes_when_the_next_is_there(
 ):
     cfg.default_hooks.checkpoint.update(max_keep_ckpts=1, interval_minutes=1000)
     events = []
-    real = checkpoint_hook.write_pointer
+    real = checkpoint_hook.set_last
 
     def note(path, target):
         folder = Path(target).parent
         events.append((Path(target).name, names(folder, 'epoch_*')))
         real(path, target)
 
-    monkeypatch.setattr(checkpoint_hook, 'write_pointer', note)
+    monkeypatch.setattr(checkpoint_hook, 'set_last', note)
     runner = make_runner(cfg)
     runner.train()
     # Each is written again after its validation, which is better than all before.
@@ -623,7 +623,7 @@ def test_a_pointer_that_cannot_be_written_costs_no_checkpoint(
     def refuse(path, target):
         raise CheckpointNotWritten(path, 'No space left on device', no_room=True)
 
-    monkeypatch.setattr(checkpoint_hook, 'write_pointer', refuse)
+    monkeypatch.setattr(checkpoint_hook, 'set_last', refuse)
     runner = make_runner(cfg, stop_at(8))
     with pytest.raises(Stopped):
         runner.train()
@@ -650,6 +650,17 @@ def test_frozen_weights_that_were_written_to_are_saved_anew(cfg, make_runner):
     name, value = next(iter(runner.model.backbone.named_parameters()))
     saved = load_from_local(f'{cfg.work_dir}/iter_3.pth')['state_dict']
     assert torch.equal(saved[f'backbone.{name}'], value)
+
+
+def test_frozen_weights_that_were_damaged_are_saved_anew(cfg, make_runner):
+    def spoil(runner):
+        (path,) = Path(runner.work_dir).glob('frozen_*.pth')
+        damage(path)
+
+    with pytest.raises(Stopped):
+        make_runner(cfg, Do(spoil, at=3), stop_at(4)).train()
+    for iteration in (3, 4):  # they have the same ones
+        load_from_local(f'{cfg.work_dir}/iter_{iteration}.pth')
 
 
 def test_after_out_dir_was_changed_the_old_place_is_looked_at(stopped, make_runner):

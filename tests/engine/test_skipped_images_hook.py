@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +88,10 @@ def test_too_many_bad_images_stop_the_training(job, make_runner):
     assert LIST_NAME in message and '--resume' in message
     assert sorted(path for path, _ in listed(cfg)) == bad
     assert runner.epoch == 0
+    # Nothing that was learned is lost, and it stopped between two steps.
+    (saved,) = Path(cfg.work_dir).glob('iter_*.pth')
+    assert f'Its state is in {saved}.' in message
+    assert int(saved.stem.removeprefix('iter_')) % 2 == 0
 
 
 def test_every_start_counts_anew_and_lists_what_is_new(job, make_runner):
@@ -114,6 +121,8 @@ def test_what_other_processes_find_counts_and_is_not_listed_again(job, make_runn
     paths = list(map(str, sorted((images / 'train').iterdir())))
     runner = make_runner(cfg)
     runner.train_loop  # noqa: B018  (makes the loader)
+    runner.optim_wrapper = SimpleNamespace(should_update=lambda: True)
+    runner._hooks = []
     hook = SkippedImagesHook(max_share=0.05)
     other_val = str(images / 'val' / 'x.jpg')
 
@@ -203,3 +212,51 @@ def test_any_name_of_a_file_is_one_line(job, make_runner):
     make_runner(cfg).train()
     ((name, reason),) = listed(cfg)
     assert name.endswith('two\\nlines\\t\\ud800.jpg') and reason
+
+
+PROCESS = """
+import logging
+import os
+import sys
+from types import SimpleNamespace
+import torch
+import torch.multiprocessing as mp
+import sapiens_plugin.registry
+from sapiens_plugin.engine.skipped_images_hook import SkippedImagesHook
+from sapiens_plugin.errors import InputError
+
+def run(rank, folder):
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    hook = SkippedImagesHook(max_share=0.05)
+    hook._train_images = set('abcdefghijklmnopqrstuvwx')
+    runner = SimpleNamespace(
+        work_dir=folder, hooks=[], logger=logging.getLogger(),
+        optim_wrapper=SimpleNamespace(should_update=lambda: step % 2 == 0))
+    try:
+        for step, bad in enumerate(['', 'ab' * rank, ''] * 2):
+            sample = SimpleNamespace(
+                metainfo=dict(skipped_images=[(path, 'gone') for path in bad]))
+            hook.after_train_iter(runner, step, dict(data_samples=[sample]))
+    except InputError as error:
+        os.write(1, f'\\n{rank} {step} {error}\\n'.encode())  # at once: two write
+
+mp.start_processes(run, (sys.argv[1],), nprocs=2, start_method='fork')
+"""
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='it forks')
+def test_two_processes_stop_together(tmp_path):
+    answer = subprocess.run(
+        [sys.executable, '-c', PROCESS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    first, second = sorted(
+        line for line in answer.stdout.splitlines() if line[:2] in ('0 ', '1 ')
+    )
+    # The one at fault knew in step 1; a step of the optimizer ended with step 2.
+    assert first.startswith('0 2 2 of 24 training images cannot be read')
+    assert first[1:] == second[1:]

@@ -516,6 +516,20 @@ def test_an_epochs_checkpoint_is_made_up_for(cfg, make_runner, refusing, clock):
     assert not names(runner.work_dir, '*.part')
 
 
+def test_what_was_made_up_for_is_not_owed(cfg, make_runner, refusing, clock):
+    cfg.default_hooks.checkpoint.update(
+        interval=2, save_last=False, interval_minutes=1000, save_best=None
+    )
+    refusing.add('epoch_2.pth')
+
+    def minutes(runner):
+        clock.now += 60
+
+    runner = make_runner(cfg, Do(minutes))
+    runner.train()
+    assert names(runner.work_dir, '*.pth') == ['iter_8.pth']
+
+
 def test_the_last_state_is_tried_twice(cfg, make_runner, refusing):
     cfg.default_hooks.checkpoint.update(interval=10, save_best=None)
     refusing.add('epoch_3.pth')

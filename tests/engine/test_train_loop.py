@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mmengine.registry import METRICS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
 from sapiens_plugin.command import Interrupted
+from sapiens_plugin.engine import train_loop
 from sapiens_plugin.engine.train_loop import ResumableTrainLoop
 from sapiens_plugin.errors import InputError
 
@@ -374,3 +376,25 @@ def test_the_loop_gives_the_model_what_a_hook_has_put_there(job, make_runner):
         job[name] = None
     make_runner(job, Guard()).train()
     assert given == ['another'] * 9
+
+
+def test_processes_and_iterations_draw_different_numbers(monkeypatch):
+    def draw(rank, iteration):
+        monkeypatch.setattr(train_loop, 'get_rank', lambda: rank)
+        drawn = []
+        loop = object.__new__(ResumableTrainLoop)
+        loop._seed, loop._iter, loop.optim_wrapper = 7, iteration, None
+        loop._runner = SimpleNamespace(
+            call_hook=lambda *args, **kwargs: None,
+            model=SimpleNamespace(
+                train_step=lambda *args, **kwargs: drawn.append(float(torch.rand(())))
+            ),
+        )
+        loop.run_iter(0, {})
+        assert loop._iter == iteration + 1
+        return drawn[0]
+
+    places = [(rank, iteration) for rank in (0, 1) for iteration in (0, 1, 2)]
+    numbers = [draw(*place) for place in places]
+    assert len(set(numbers)) == 6
+    assert numbers == [draw(*place) for place in places]

@@ -1,10 +1,14 @@
 """Streams whose readers go."""
 
+import os
 import subprocess
 import sys
 
+import pytest
 
-def test_a_program_outlives_whoever_reads_it(tmp_path):
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])  # flush fails, or write
+def test_a_program_outlives_whoever_reads_it(unbuffered, tmp_path):
     code = f"""
 import sys
 from pathlib import Path
@@ -18,7 +22,10 @@ assert sys.stdout.encoding and not sys.stdout.isatty()
 Path({str(tmp_path / 'done')!r}).touch()
 """
     process = subprocess.Popen(
-        [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, '-c', code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, 'PYTHONUNBUFFERED': unbuffered},
     )
     try:
         assert process.stdout.readline().strip() == b'first'

@@ -75,9 +75,10 @@ def main(tool: str) -> None:
         print(f'\ntools/{tool}.py: {message}', file=sys.stderr)
         sys.exit(2)
     except Interrupted as interruption:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more shall not cut this off
+        _tell_how_to_resume(interruption, args)
         # Somebody who cannot wait for Python to tidy up shall see no traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        _tell_how_to_resume(interruption, args)
         sys.exit(128 + interruption.signum)
     except (KeyboardInterrupt, SyntaxError) as error:
         if not _is_ctrl_c(error):

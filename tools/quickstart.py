@@ -64,8 +64,8 @@ def quickstart(root: Path, python: Path) -> float:
     steps = Steps(root, python, total=4)
 
     steps.run('demo data', '-m', 'sapiens_plugin.data.demo', DATA)
-    resume = ['--resume'] if (work_dir / 'last_checkpoint').exists() else []
-    if any(work_dir.glob('*.pth')):
+    resume = ['--resume'] if any(work_dir.glob('*.pth')) else []
+    if resume:
         print(f'\n{WORK_DIR} holds a training: it goes on from there, and a finished')
         print('one is only tested again. To start over: --fresh')
     steps.run('train', Path('tools', 'train.py'), CONFIG, *resume)

@@ -71,7 +71,8 @@ log_level = 'INFO'
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    # Others wait while one process saves 14 GB to a slow disk, or works out the AP.
+    dist_cfg=dict(backend='nccl', timeout=3600),  # seconds
 )
 randomness = dict(seed=0)
 load_from = None

@@ -91,7 +91,6 @@ def test_a_second_call_says_that_it_goes_on_and_draws_anew(quickstart, root, cap
     assert '--fresh' not in capfd.readouterr().out
     pictures = root / 'work_dirs' / 'sapiens_tiny_demo' / 'predictions'
     (pictures / 'of_another_training.jpg').touch()
-    (pictures.parent / 'last_checkpoint').touch()
     quickstart.quickstart(root, Path(sys.executable))
     assert 'train.py configs/sapiens_tiny_demo.py --resume' in calls(root)
     assert 'To start over: --fresh' in capfd.readouterr().out

@@ -3,7 +3,10 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -446,6 +449,64 @@ def clock(monkeypatch):
         checkpoint_hook, 'time', SimpleNamespace(monotonic=lambda: clock.now)
     )
     return clock
+
+
+@pytest.fixture
+def real_disk(tmp_path):
+    """A disk of 8 MiB in memory: its directory, and what mounts and unmounts."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+
+    def call(*command):
+        answer = subprocess.run([*command, folder], capture_output=True, check=False)
+        return answer.returncode == 0
+
+    if not call('mount', '-t', 'tmpfs', '-o', 'size=8m', 'tmpfs'):
+        pytest.skip('mounting a tmpfs is not permitted here')
+    try:
+        yield folder, call
+    finally:
+        while call('umount', '-l'):  # what lies over it first
+            pass
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='mounts a tmpfs')
+def test_a_real_disk_that_fills_and_becomes_read_only(
+    cfg, make_runner, real_disk, monkeypatch
+):
+    folder, call = real_disk
+    monkeypatch.setattr(saving, 'RESERVE', -(10**9))  # to be told by the disk itself
+    monkeypatch.setattr(checkpoint_hook, '_RETRY', 0)
+    cfg.visualizer.vis_backends.append(dict(type='sapiens_plugin.CsvVisBackend'))
+    undisturbed = make_runner(cfg)
+    undisturbed.train()
+    cfg.work_dir = str(folder / 'work')
+    filler = folder / 'filler'
+
+    def spoil(runner):
+        iteration = runner.iter + 1
+        if iteration == 2:
+            with filler.open('wb', buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+        elif iteration == 4:
+            filler.unlink()
+        elif iteration == 6:  # over it, since a disk with open files will not be
+            assert call('mount', '--bind', folder)
+            assert call('mount', '-o', 'remount,bind,ro')
+        elif iteration == 8:
+            assert call('umount')
+
+    runner = make_runner(cfg, Do(spoil))
+    runner.train()
+    log = log_of(runner)
+    assert 'epoch_1.pth could not be written: No space left on device' in log
+    assert 'epoch_2.pth could not be written: Read-only file system' in log
+    assert names(folder / 'work', '*.part') == []
+    assert last(runner.work_dir) == 'epoch_3.pth'
+    saved = load_from_local(f'{runner.work_dir}/epoch_3.pth')
+    for name, value in undisturbed.model.state_dict().items():
+        assert torch.equal(saved['state_dict'][name], value), name
 
 
 def test_the_older_of_two_makes_room(cfg, make_runner, disk):

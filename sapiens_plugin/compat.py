@@ -50,6 +50,7 @@ def apply() -> None:
     repair_workers()
     await_dead_workers()
     outlive_full_disks()
+    leave_non_finite_out_of_means()
 
 
 # --- Imports ------------------------------------------------------------------------
@@ -725,7 +726,7 @@ def await_dead_workers() -> None:
 
     signal_handling._error_if_any_worker_fails = loader_workers.raise_if_dead
     iterator = dataloader._MultiProcessingDataLoaderIter
-    iterator._try_get_data = loader_workers.awaiting(iterator._try_get_data)
+    iterator._get_data = loader_workers.awaiting(iterator._get_data)
 
 
 # --- Records of a run ---------------------------------------------------------------
@@ -738,12 +739,14 @@ def outlive_full_disks() -> None:
     Symptom:
         The disk is full, and the run, whose checkpoints wait for room, ends with an
         OSError of TensorBoard or of ``scalars.json``, after a stack trace of
-        TensorBoard's thread and another one for every line of the log.
+        TensorBoard's thread and another one for every line of the log. Pictures are
+        cut, without a word.
 
     Cause:
         An error of one visualization backend goes through the visualizer and the hook
         that logs. TensorBoard's thread is dead from then on, so that free space does
-        not help. Python's handlers of logs print the stack for every line.
+        not help. Python's handlers of logs print the stack for every line. OpenCV
+        returns False where it cannot write a file, and nobody looks.
 
     Cure:
         Whichever backends a config names, one that raises an OSError is warned about
@@ -760,5 +763,42 @@ def outlive_full_disks() -> None:
     for name in (*(f'add_{record}' for record in records), 'close'):
         setattr(Visualizer, name, record_guard.guarded(getattr(Visualizer, name)))
     LocalVisBackend._dump = record_guard.appending_whole(LocalVisBackend._dump)
+    LocalVisBackend.add_image = record_guard.add_whole_image
     threading.excepthook = record_guard.without_tensorboard(threading.excepthook)
     MMLogger.__init__ = record_guard.telling_once(MMLogger.__init__)
+
+
+@cache
+def leave_non_finite_out_of_means() -> None:
+    """Let the log's means tell of the steps that were taken.
+
+    Symptom:
+        After a step whose loss is not finite, and that is skipped, the loss in the log
+        and in all curves is ``nan`` until the step has left the window of the mean.
+
+    Cause:
+        ``HistoryBuffer.mean`` is the mean of all values in its window.
+
+    Cure:
+        It is that of the finite ones; without any, what it was.
+    """
+    from mmengine.logging import HistoryBuffer
+
+    mean = _mean_of_finite(HistoryBuffer.mean)
+    # Buffers are pickled with their table, by names that have to lead to what is in it.
+    HistoryBuffer.mean = HistoryBuffer._statistics_methods['mean'] = mean
+
+
+def _mean_of_finite(mean: Callable) -> Callable:
+    @wraps(mean)
+    def mean_of_finite(buffer, window_size: int | None = None) -> float:
+        value = mean(buffer, window_size)
+        if np.isfinite(value):
+            return value
+        values, counts = (column[-(window_size or 0) :] for column in buffer.data)
+        finite = np.isfinite(values)
+        if not finite.any():
+            return value
+        return mean(type(buffer)(values[finite], counts[finite]))
+
+    return mean_of_finite

@@ -5,6 +5,7 @@ What the bare stack does is looked at in child processes, where nothing is repai
 
 import ctypes
 import json
+import math
 import operator
 import os
 import pickle
@@ -182,6 +183,7 @@ def test_a_second_call_changes_nothing():
     from mmengine import runner
     from mmengine.dist import utils
     from mmengine.hooks import CheckpointHook
+    from mmengine.logging import HistoryBuffer
     from mmengine.model import MMDistributedDataParallel
     from mmengine.optim import AmpOptimWrapper, BaseOptimWrapper
     from torch.utils.data._utils import worker
@@ -197,6 +199,7 @@ def test_a_second_call_changes_nothing():
             AmpOptimWrapper.load_state_dict,
             BaseOptimWrapper.load_state_dict,
             worker._worker_loop,
+            HistoryBuffer.mean,
             set(map(str, torch.serialization.get_safe_globals())),
         )
 
@@ -215,6 +218,7 @@ def test_a_second_call_changes_nothing():
         compat.run_distributed_on_cpu,
         compat.repair_workers,
         compat.await_dead_workers,
+        compat.leave_non_finite_out_of_means,
     ):
         repair()
     assert state() == before
@@ -868,3 +872,17 @@ def test_a_config_is_formatted_once(monkeypatch):
     cfg.a = 2
     assert 'a=2' in cfg.pretty_text
     assert len(formatted) == 2
+
+
+def test_means_in_the_log_leave_out_what_is_not_finite(tmp_path):
+    from mmengine.logging import HistoryBuffer
+
+    nan, inf = math.nan, math.inf
+    buffer = HistoryBuffer([8.0, nan, 2.0, inf, 6.0, 3.0, nan], [2, 1, 1, 1, 3, 1, 1])
+    assert buffer.mean(6) == buffer.statistics('mean', 6) == (2 + 6 + 3) / 5
+    assert buffer.mean() == (8 + 2 + 6 + 3) / 7
+    assert math.isnan(buffer.mean(1))
+    assert math.isnan(buffer.max(7)) and math.isnan(buffer.current())  # as they are
+    torch.save(buffer, tmp_path / 'buffer.pth')
+    again = torch.load(tmp_path / 'buffer.pth', weights_only=True)
+    assert again.statistics('mean', 6) == buffer.mean(6)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -46,19 +47,20 @@ def forget_workers(loader: DataLoader) -> None:
     loader._iterator = None
 
 
-def awaiting(try_get_data: Callable) -> Callable:
+def awaiting(get_data: Callable) -> Callable:
     """Wrap a loader's wait for a batch so that it raises :class:`DeadWorkers`."""
 
-    @wraps(try_get_data)
-    def wait(iterator, *args, **kwargs):
+    @wraps(get_data)
+    def wait(iterator):
         global _awaited
         _awaited = iterator
         try:
             raise_if_dead()
-            return try_get_data(iterator, *args, **kwargs)
+            return get_data(iterator)
         except (RuntimeError, OSError, EOFError):
             # Memory that a worker shares is fetched from it, and its sockets close
-            # before its end shows. What a data set raises comes as data, not here.
+            # before its end shows. Where a thread pins memory, it is that thread which
+            # fails. What a data set raises comes as data, not here.
             _raise_once_dead()
             raise
         finally:
@@ -78,7 +80,17 @@ def raise_if_dead() -> None:
     codes = [worker.exitcode for worker in _awaited._workers]
     dead = [code for code in codes if code is not None]
     if dead:
+        _leave_pinning_thread(_awaited)
         raise DeadWorkers(dead)
+
+
+def _leave_pinning_thread(iterator) -> None:
+    """Have the end of the other workers not wait for the thread that pins memory.
+
+    It may be reading half a message whose other half is never to come.
+    """
+    if vars(iterator).pop('_pin_memory_thread', None):
+        iterator._pin_memory_thread_done_event.set()
 
 
 def _raise_once_dead() -> None:
@@ -93,8 +105,10 @@ def heed_parent_alone() -> None:
     """Have this process, a worker, ended by its parent or its parent's end only.
 
     Ctrl-C goes to all processes of a terminal, and SLURM's SIGTERM to all of a job.
-    Workers are needed for the step that the run finishes then.
+    Workers are needed for the step that the run finishes then. Of connections that
+    break off with the parent's end they say nothing.
     """
+    sys.excepthook = _without_lost_connections(sys.excepthook)
     for name in ('SIGINT', 'SIGBREAK'):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -104,6 +118,17 @@ def heed_parent_alone() -> None:
         Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
+def _without_lost_connections(excepthook: Callable) -> Callable:
+    """Keep quiet about a parent that goes while shared memory is handed over to it."""
+
+    @wraps(excepthook)
+    def hook(kind: type[BaseException], *args) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            excepthook(kind, *args)
+
+    return hook
+
+
 def _leave_with(parent: int) -> None:
     # PyTorch's workers look for their parent, too, but then wait for it to read what
     # they have written.
@@ -111,4 +136,8 @@ def _leave_with(parent: int) -> None:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
         if received is not None and received.si_pid == parent:
             break
+    # That of the socket by which shared memory is handed over, if it was used.
+    directory = multiprocessing.current_process()._config.get('tempdir')
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)
     os._exit(0)

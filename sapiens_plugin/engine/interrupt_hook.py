@@ -109,7 +109,7 @@ class InterruptHook(Hook):
         elif time.monotonic() - self._noted_at > _SAME:
             if sys.stdout.isatty():  # the status bar has hidden it
                 os.write(1, _SHOW_CURSOR)
-            _say('Leaving at once. The checkpoints there are are whole.')
+            _say('Leaving at once. --resume goes on from the last checkpoint.')
             os._exit(128 + signum)
 
     def _rest(self) -> None:

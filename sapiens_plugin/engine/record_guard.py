@@ -12,8 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from weakref import WeakSet
 
+import cv2
+import numpy as np
 from mmengine.logging import print_log
 from mmengine.visualization import BaseVisBackend
+
+from sapiens_plugin.whole_file import whole_file
 
 # Bytes to be free before a backend that failed is given more: none shall begin files
 # that it cannot fill.
@@ -89,6 +93,29 @@ def appending_whole(dump: Callable) -> Callable:
             raise
 
     return append
+
+
+def add_whole_image(
+    self, name: str, image: np.ndarray, step: int = 0, **kwargs
+) -> None:
+    """Take the place of ``LocalVisBackend.add_image``, which does not tell of failures.
+
+    Args:
+        self: The backend.
+        name: The file is ``NAME_STEP.png``.
+        image: (H, W, 3), RGB, uint8.
+        step: Where the run is.
+        **kwargs: Of other backends.
+
+    Raises:
+        OSError: The file cannot be written; an earlier one is left as it is.
+    """
+    # Asking for the experiment has the backend make its directories.
+    path = Path(self.experiment._img_save_dir, f'{name}_{step}.png')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, encoded = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    with whole_file(path) as file:
+        file.write(encoded)
 
 
 def without_tensorboard(excepthook: Callable) -> Callable:

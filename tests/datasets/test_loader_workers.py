@@ -2,9 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from threading import Event, Thread
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -175,6 +179,73 @@ def test_shared_memory_of_a_killed_worker_is_a_death():
             pass
 
 
+@pytest.fixture
+def pinning(monkeypatch):
+    """Loaders with ``pin_memory=True`` have their thread, which calls this object."""
+    for name, answer in (
+        ('is_available', True),
+        ('current_accelerator', torch.device('cuda')),
+        ('current_device_index', 0),
+        ('set_device_index', None),
+    ):
+        monkeypatch.setattr(torch.accelerator, name, lambda *_, answer=answer: answer)
+    pin = Mock(side_effect=lambda data, device: data)
+    monkeypatch.setattr('torch.utils.data._utils.pin_memory.pin_memory', pin)
+    return pin
+
+
+@posix
+def test_a_death_shows_at_once_when_memory_is_pinned(pinning):
+    iterator = iter(loader_of(Numbers({4: signal.SIGKILL}), pin_memory=True))
+    got = [int(next(iterator)) for _ in range(4)]
+    started = time.monotonic()
+    with pytest.raises(DeadWorkers):
+        next(iterator)
+    assert got == [0, 1, 2, 3] and pinning.call_count >= 4
+    assert time.monotonic() - started < 4
+
+
+@posix
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+def test_a_pinning_thread_that_a_death_ends_is_a_death(pinning):
+    data = Unfetchable(ConnectionResetError)
+    iterator = iter(loader_of(data, collate_fn=lambda batch: batch[0], pin_memory=True))
+    iterator._pin_memory_thread.join(timeout=20)
+    iterator._workers[1].kill()
+    with pytest.raises(DeadWorkers):
+        next(iterator)
+
+
+@posix
+def test_a_pinning_thread_in_the_middle_of_a_message_is_left(pinning):
+    class Large(Numbers):
+        def __getitem__(self, index):
+            return b'x' * 2**22
+
+    go_on = Event()
+    pinning.side_effect = lambda data, device: go_on.wait() and data
+    iterator = iter(
+        loader_of(Large(), collate_fn=lambda batch: batch[0], pin_memory=True)
+    )
+    thread = iterator._pin_memory_thread
+    time.sleep(0.3)  # the pipe is full
+    for worker in iterator._workers:
+        worker.kill()
+        worker.join()
+    go_on.set()
+    while iterator._data_queue.empty():
+        time.sleep(0.01)
+    time.sleep(0.3)  # it is at the next message
+    with pytest.raises(DeadWorkers):
+        for _ in iterator:
+            pass
+    end = Thread(target=iterator._shutdown_workers, daemon=True)
+    end.start()
+    end.join(timeout=20)
+    assert not end.is_alive()
+    assert thread.is_alive()  # for good
+
+
 @linux
 def test_signals_of_strangers_do_not_end_workers():
     iterator = iter(loader_of(Numbers()))
@@ -195,6 +266,34 @@ def test_the_parent_can_end_a_worker():
     worker.terminate()
     worker.join(timeout=20)
     assert worker.exitcode == 0
+
+
+@linux
+def test_workers_leave_no_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    iterator = iter(loader_of(Numbers()))
+    for _ in range(2):
+        next(iterator)
+    assert len(list(tmp_path.rglob('listener-*'))) == 2
+    for worker in iterator._workers:
+        worker.terminate()
+        worker.join(timeout=20)
+    assert list(tmp_path.iterdir()) == []
+
+
+@linux
+def test_workers_are_quiet_about_connections_that_break_off(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    iterator = iter(loader_of(Numbers()))
+    next(iterator)
+    for path in tmp_path.rglob('listener-*'):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+    # A worker that hands over more has dealt with the one before.
+    assert [int(value) for value in iterator] == list(range(1, 16))
+    assert 'Traceback' not in capfd.readouterr().err
 
 
 # A run whose workers have more to write than it will ever read.

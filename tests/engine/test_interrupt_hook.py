@@ -181,7 +181,7 @@ def test_a_second_signal_leaves_at_once(job, repo, tmp_path):
         started = time.monotonic()
         assert run.end() == 130
         assert time.monotonic() - started < 10
-    assert 'Leaving at once' in run.said
+    assert 'Leaving at once. --resume goes on' in run.said
     assert not list((tmp_path / 'work').glob('*.pth'))
 
 

@@ -9,7 +9,10 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from mmengine.dist import utils as dist_utils
@@ -148,6 +151,35 @@ def test_no_line_of_scalars_is_cut(tmp_path, monkeypatch, said):
     assert len(said) == 1
 
 
+def test_no_picture_is_cut(tmp_path, monkeypatch, said):
+    visualizer = _visualizer(LocalVisBackend(str(tmp_path)))
+    pictures = [np.full((8, 6, 3), (value, 0, 90), np.uint8) for value in range(3)]
+    for step in (0, 1):
+        visualizer.add_image('persons', pictures[step], step=step)
+    with monkeypatch.context() as patch:
+        patch.setattr('sapiens_plugin.whole_file.open', _short_open, raising=False)
+        for step in (1, 2):
+            visualizer.add_image('persons', pictures[2], step=step)
+    assert sorted(path.name for path in (tmp_path / 'vis_image').iterdir()) == [
+        'persons_0.png',
+        'persons_1.png',
+    ]
+    for step in (0, 1):
+        path = tmp_path / 'vis_image' / f'persons_{step}.png'
+        assert np.array_equal(cv2.imread(str(path))[..., ::-1], pictures[step])
+    (warning,) = said
+    assert 'LocalVisBackend' in warning and 'No space left' in warning
+    visualizer.add_image('persons', pictures[2], step=2)
+    assert (tmp_path / 'vis_image' / 'persons_2.png').exists()
+
+
+@contextmanager
+def _short_open(path, mode):
+    """Open a file that takes some bytes and then no more."""
+    with open(path, mode) as file:
+        yield SimpleNamespace(write=lambda data: file.write(data[:20]) and _full())
+
+
 def _tags(directory):
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -232,6 +264,7 @@ def test_a_bug_in_a_log_line_is_still_told_in_full(tmp_path, capsys):
 
 _LIMITED = """
 import resource, signal, sys
+import numpy as np
 from sapiens_plugin import compat
 compat.apply()
 from mmengine.logging import MMLogger
@@ -239,6 +272,7 @@ from mmengine.visualization import Visualizer
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 directory = sys.argv[1]
+picture = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
 logger = MMLogger.get_instance('limited', log_file=directory + '/run.log')
 backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = Visualizer(vis_backends=backends, save_dir=directory)
@@ -247,6 +281,8 @@ for step in range(300):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     if step == 200:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    if step % 50 == 0:
+        visualizer.add_image('picture', picture, step=step)
     visualizer.add_scalars({'loss': 1.0}, step=step)
     logger.info('step %d', step)
 visualizer.close()
@@ -269,6 +305,10 @@ def test_a_process_that_may_not_write_goes_on_and_writes_again(tmp_path):
     scalars = (tmp_path / 'vis_data' / 'scalars.json').read_text().splitlines()
     steps = [json.loads(line)['step'] for line in scalars]
     assert steps == [*range(100), *range(200, 300)]
+    pictures = (tmp_path / 'vis_data' / 'vis_image').iterdir()
+    assert {path.name for path in pictures} == {
+        f'picture_{step}.png' for step in (0, 50, 200, 250)
+    }
     *_, last = _tags(tmp_path / 'vis_data')
-    assert len(last) == 100
+    assert len(last) == 100 + 2
     assert 'step 299' in (tmp_path / 'run.log').read_text()

@@ -642,11 +642,12 @@ def check_annotation_files() -> None:
         metric learns of its data set, before training. Sizes come with all persons.
     """
     from mmpose.datasets.datasets.base import base_coco_style_dataset
-    from mmpose.evaluation.metrics import CocoMetric
+    from mmpose.evaluation.metrics import CocoMetric, coco_metric
 
     from sapiens_plugin.datasets import coco_files
 
     base_coco_style_dataset.COCO = coco_files.CheckedCoco
+    coco_metric.COCO = coco_files.Utf8Coco
     dataset = base_coco_style_dataset.BaseCocoStyleDataset
     dataset.parse_data_info = coco_files.checked_parse(dataset.parse_data_info)
     dataset.load_data_list = coco_files.checked_load(dataset.load_data_list)

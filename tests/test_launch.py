@@ -116,7 +116,8 @@ def test_an_entry_that_would_stop_the_job_is_named(job, tool):
     code, said = tool('train', config)
     assert code == 2
     number = content['annotations'][7]['id']
-    assert f'keypoints form (annotation {number})' in said and str(path) in said
+    assert f'annotation {number} of image ' in said and str(path) in said
+    assert '"keypoints" has 50 numbers' in said
     assert 'Traceback' not in said.strip().splitlines()[-1]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sapiens_plugin.data.free_space import gigabytes
+from sapiens_plugin.data.free_space import gigabytes, is_full_disk
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.whole_file import whole_file
 
@@ -17,7 +17,6 @@ from .sealed import save_sealed, sync, sync_directory
 # Bytes to be left on a disk: for the histories of the log in a checkpoint, which are
 # no tensors, and for what else a run writes.
 RESERVE = 256 * 1024**2
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CheckpointNotWritten(InputError):
@@ -66,11 +65,9 @@ def save_to_local(checkpoint: Any, path: str | Path) -> None:
         if not isinstance(cause, OSError):
             raise
         reason = cause.strerror or str(cause)
-        if cause.errno in _FULL:
+        if is_full_disk(cause):
             reason += _room(path.parent, needed)
-        raise CheckpointNotWritten(
-            path, reason, no_room=cause.errno in _FULL
-        ) from error
+        raise CheckpointNotWritten(path, reason, no_room=is_full_disk(cause)) from error
 
 
 def write_pointer(path: Path, target: str) -> None:
@@ -86,7 +83,7 @@ def write_pointer(path: Path, target: str) -> None:
         sync_directory(path.parent)
     except OSError as error:
         raise CheckpointNotWritten(
-            path, error.strerror or str(error), no_room=error.errno in _FULL
+            path, error.strerror or str(error), no_room=is_full_disk(error)
         ) from error
 
 

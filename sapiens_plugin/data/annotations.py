@@ -1,10 +1,14 @@
 """What a COCO annotation file names, read in little memory."""
 
+import json
 from array import array
 from pathlib import Path
 
 from sapiens_plugin.data.json_stream import read_lists
 from sapiens_plugin.errors import InputError
+
+HUGE = 1e30
+"""No number of a file is as large; NaN and infinities are not below it either."""
 
 
 def image_names(path: str | Path) -> list[str]:
@@ -56,9 +60,8 @@ def keypoint_images(path: str | Path) -> dict[str, int]:
             keypoints = _numbers(path, index, entry, 'keypoints')
             box = _numbers(path, index, entry, 'bbox')
             if len(box) != 4:
-                raise InputError(
-                    f'{path}: the box of annotations[{index}] has {len(box)} numbers, '
-                    'not the 4 of [x, y, width, height]. Correct it.'
+                raise _wrong(
+                    path, part, index, entry, 'bbox', 'the 4 of [x, y, width, height]'
                 )
             if not counts_as_labelled(entry, keypoints):
                 continue
@@ -106,15 +109,36 @@ def has_area(box: list[float], width: float, height: float) -> bool:
     return not (x2 - x1 <= 0 or y2 - y1 <= 0)
 
 
+def as_it_is(entry: dict, field: str) -> str:
+    """Write a field for a reader, as JSON does and in ASCII.
+
+    Such as ``'"width" is missing'``, ``'"bbox" has 3 numbers'`` or, where one is no
+    finite number, ``'"bbox"[2] is NaN'``.
+    """
+    if field not in entry:
+        return f'"{field}" is missing'
+    value = entry[field]
+    if not isinstance(value, list):
+        return f'"{field}" is {_shown(value)}'
+    for index, one in enumerate(value):
+        if not isinstance(one, int | float) or not abs(one) < HUGE:
+            return f'"{field}"[{index}] is {_shown(one)}'
+    return f'"{field}" has {len(value)} numbers'
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | dict):
+        return 'a list' if isinstance(value, list) else 'an object'
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
 def _numbers(path: str | Path, index: int, annotation: dict, key: str) -> list[float]:
     value = annotation[key]
     if not isinstance(value, list) or not all(
         isinstance(number, int | float) for number in value
     ):
-        raise InputError(
-            f'{path}: "{key}" of annotations[{index}] is not a list of numbers. '
-            'Correct it, or take the annotation out.'
-        )
+        raise _wrong(path, 'annotations', index, annotation, key, 'a list of numbers')
     return value
 
 
@@ -125,8 +149,14 @@ def _field(
     if isinstance(value, kind) or (kind is float and isinstance(value, int)):
         return value
     expected = {int: 'a whole number', float: 'a number', str: 'a text'}[kind]
-    raise InputError(
-        f'{path}: "{key}" of {part}[{index}] is '
-        + ('missing' if value is None else f'not {expected}')
-        + '. Correct it, or take the entry out.'
+    raise _wrong(path, part, index, entry, key, expected)
+
+
+def _wrong(
+    path: str | Path, part: str, index: int, entry: dict, key: str, expected: str
+) -> InputError:
+    number = f' (id {_shown(entry["id"])})' if 'id' in entry and key != 'id' else ''
+    return InputError(
+        f'{path}: {part}[{index}]{number}: {as_it_is(entry, key)}, and should be '
+        f'{expected}. Correct it, or take the entry out.'
     )

@@ -21,7 +21,7 @@ from sapiens_plugin.data.coco_layout import (
 from sapiens_plugin.data.free_space import gigabytes, nearest
 from sapiens_plugin.data.image_check import Expected, check_images
 from sapiens_plugin.data.parallel import for_each
-from sapiens_plugin.data.progress import byte_bar
+from sapiens_plugin.data.progress import byte_bar, counted
 from sapiens_plugin.data.transfer import (
     Connections,
     Patience,
@@ -188,11 +188,13 @@ class Delivery:
                 f'{self.part.directory} and {self.part.folder}'
             )
         if absent:
-            count, size = f'{len(absent):,}', gigabytes(sum(f.size for f in absent))
-            self._say(f'{count} of {len(files):,} files to bring, {size}')
+            of_them = counted(len(files), 'file')
+            size = gigabytes(sum(f.size for f in absent))
+            self._say(f'{len(absent):,} of {of_them} to bring, {size}')
         while absent := self._take_from_archive(archive, absent):
             names = _some(file.name for file in absent)
-            damage = f'{len(absent)} files arrive damaged from {archive.name}: {names}'
+            count = counted(len(absent), 'file')
+            damage = f'{count} arrived damaged from {archive.name}: {names}'
             archive = next(archives, None)
             if archive is None:
                 self._forget_fetched()
@@ -204,7 +206,7 @@ class Delivery:
         self._settle_fetched()
         self._remove_leftovers(files)
         self._layout.seal(self.part)
-        self._say(f'all {len(files):,} files are there')
+        self._say(f'all there: {counted(len(files), "file")}')
 
     # --- Where from -----------------------------------------------------------------
 
@@ -288,8 +290,8 @@ class Delivery:
                 self._forget_fetched()
                 names = _some(member.name for member in broken)
                 raise SourceError(
-                    f'{len(broken)} files arrive damaged in {self._to_fetch.url}: '
-                    f'{names}. Run the command again.'
+                    f'{counted(len(broken), "file")} arrived damaged in '
+                    f'{self._to_fetch.url}: {names}. Run the command again.'
                 )
             part.replace(whole)
         for leftover in whole.parent.glob(f'{whole.name}.*.part'):
@@ -305,8 +307,9 @@ class Delivery:
         names = {member.name for member in archive.members}
         if self.part.images is not None and len(names) != self.part.images:
             raise SourceError(
-                f'{archive.name} holds {len(names):,} files in {self.part.folder}/, '
-                f'not the {self.part.images:,} of the published archive.'
+                f'{archive.name} holds {counted(len(names), "file")} in '
+                f'{self.part.folder}/, not the {self.part.images:,} of the published '
+                'archive.'
             )
         if self.part.images is None and not names >= set(KEYPOINT_FILES):
             lacking = _some(set(KEYPOINT_FILES) - names)
@@ -329,9 +332,9 @@ class Delivery:
         unknown = read.keys() - {file.name for file in files}
         if unknown:
             raise SourceError(
-                f'{annotations} names {len(unknown)} images that {archive.name} does '
-                f'not have: {_some(unknown)}. The two do not belong together; run '
-                'with --repair to get the published annotations.'
+                f'{annotations} names {counted(len(unknown), "image")} that '
+                f'{archive.name} does not have: {_some(unknown)}. The two do not '
+                'belong together; run with --repair to get the published annotations.'
             )
         return [file for file in files if file.name in read]
 
@@ -350,7 +353,7 @@ class Delivery:
         replaced = unlike | {name for name in absent if there.get(name)}
         if replaced:
             self._say(
-                f'{len(replaced)} files are not the published ones and will be '
+                f'{counted(len(replaced), "file")} unlike the published ones will be '
                 f'replaced: {_some(replaced)}'
             )
         return [file for file in files if file.name in absent | unlike]
@@ -375,7 +378,7 @@ class Delivery:
             for name in taken:
                 link(folder / name, self._directory / name)
             if found:
-                self._say(f'{len(taken):,} files from {folder}')
+                self._say(f'{counted(len(taken), "file")} from {folder}')
             absent = [file for file in absent if file.name not in taken]
         return absent
 

@@ -39,6 +39,11 @@ def nearest(path: Path) -> Path:
     return next(parent for parent in [path, *path.parents] if parent.exists())
 
 
+def is_full_disk(error: OSError) -> bool:
+    """Tell whether an error says that the disk, or the user's quota of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
     """Turn errors of the disk into what the user can do about them.
@@ -49,7 +54,7 @@ def disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full_disk(error):
             raise InputError(
                 f'The disk of {root} is full. What has arrived is whole and stays; '
                 'make room and run the command again.'

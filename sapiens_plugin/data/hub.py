@@ -7,7 +7,6 @@ those that this library takes. Only the bytes are written here, because
 it compares the size of what arrived, but not its hash.
 """
 
-import errno
 import glob
 import hashlib
 import os
@@ -28,15 +27,15 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from sapiens_plugin.data.free_space import gigabytes, require_space
+from sapiens_plugin.data.free_space import gigabytes, is_full_disk, require_space
 from sapiens_plugin.data.progress import Bar, byte_bar
+from sapiens_plugin.data.transfer import WAITABLE, retry_after
 from sapiens_plugin.errors import InputError
 
 _PAUSES = (1, 2, 4, 8, 16, 30)  # s, between attempts that brought nothing
 _FEW_PAUSES = (1, 3)  # s, while nothing has been fetched yet
 _LONGEST_PAUSE = 120  # s, that a server may ask for
 _BLOCK = 1024**2  # bytes
-_TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 T = TypeVar('T')
 Say = Callable[[str], None]
@@ -390,14 +389,13 @@ def _patiently(
 
 def _may_pass(error: Exception) -> bool:
     status = _status(error)
-    return status is None or status in _TRY_AGAIN
+    return status is None or status in WAITABLE
 
 
-def _asked_pause(error: Exception) -> int:
+def _asked_pause(error: Exception) -> float:
     """Return the seconds that the server wants to be left alone."""
     response = getattr(error, 'response', None)
-    asked = response.headers.get('Retry-After', '') if response is not None else ''
-    return int(asked) if asked.isdecimal() else 0
+    return 0 if response is None else retry_after(response.headers) or 0
 
 
 def _status(error: Exception) -> int | None:
@@ -462,7 +460,7 @@ def _explained(error: Exception, what: str, endpoint: str) -> InputError:
             'the network; behind a proxy set HTTPS_PROXY, and for a mirror of the hub '
             'HF_ENDPOINT. Then run the command again: it goes on where it stopped.'
         )
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full_disk(error):
         return InputError(
             f'The disk became full while {what} was written. What arrived is kept: '
             'make room, then run the command again, and it goes on where it stopped.'

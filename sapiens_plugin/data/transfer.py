@@ -5,7 +5,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,9 @@ import urllib3
 from sapiens_plugin.errors import InputError
 
 BLOCK = 256 * 1024  # bytes read at once
+WAITABLE = {408, 425, 429, 500, 502, 503, 504}
+"""Statuses that another attempt may mend."""
+
 _FIRST_ATTEMPTS = 4  # to reach a server that has not answered yet
 _SELDOM = 5.0  # s between two lines about waiting, whatever all the threads wait for
 _CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
@@ -26,7 +29,6 @@ _NO_ADDRESS = (
     requests.exceptions.InvalidSchema,
     requests.exceptions.MissingSchema,
 )
-_WAITABLE = {408, 425, 429, 500, 502, 503, 504}
 _MISSING = {401, 403, 404, 410}
 
 
@@ -258,9 +260,10 @@ class RemoteFile:
                 f'{self.url} is kept back by a proxy that wants a name and a password. '
                 'Set HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT.'
             )
-        if status in _WAITABLE:
+        if status in WAITABLE:
             raise _TryAgain(
-                f'the server says {status} {response.reason}', _retry_after(response)
+                f'the server says {status} {response.reason}',
+                retry_after(response.headers),
             )
         if status in (412, 416):
             raise self._changed()
@@ -358,9 +361,9 @@ def _content_range(response: requests.Response) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _retry_after(response: requests.Response) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds of ``Retry-After``, written as a number or as a date."""
-    text = response.headers.get('Retry-After', '')
+    text = headers.get('Retry-After', '')
     if text.isdecimal():
         return float(text)
     try:

@@ -13,6 +13,7 @@ from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from mmpose.evaluation.metrics import CocoMetric
 from xtcocotools.coco import COCO
 
+from sapiens_plugin.data.annotations import HUGE, as_it_is
 from sapiens_plugin.data.dataset_check.stoppers import (
     check_entries,
     check_evaluated,
@@ -20,7 +21,6 @@ from sapiens_plugin.data.dataset_check.stoppers import (
 )
 from sapiens_plugin.errors import InputError
 
-_HUGE = 1e30  # NaN and infinity are not below it
 # What reading code raises at entries of a form that it did not expect.
 _UNEXPECTED = (
     ArithmeticError,
@@ -31,6 +31,20 @@ _UNEXPECTED = (
     TypeError,
     ValueError,
 )
+
+
+class Utf8Coco(COCO):
+    """A COCO file, read as UTF-8 whatever the system's encoding is.
+
+    Args:
+        annotation_file: The file.
+
+    Raises:
+        InputError: It is no JSON in UTF-8.
+    """
+
+    def __init__(self, annotation_file: str):
+        super().__init__(annotation_file, ann_data=_load_json(annotation_file))
 
 
 class CheckedCoco(COCO):
@@ -108,7 +122,7 @@ def checked_meta(set_dataset_meta: Callable) -> Callable:
         set_dataset_meta(self, dataset_meta)
         if self.coco is not None and self.iou_type == 'keypoints':
             check_evaluated(
-                self.coco.dataset['annotations'],
+                self.coco.dataset,
                 None if self.gt_converter else dataset_meta['num_keypoints'],
                 self.coco.anno_file[0],
                 area=self.use_area,
@@ -124,8 +138,9 @@ def _nobody(dataset: BaseCocoStyleDataset) -> str:
             'Is it the right file?'
         )
     return (
-        f'{dataset.ann_file} has no person to train or test on: with labelled '
-        'keypoints and a box inside its image, and not a crowd. '
+        f'{dataset.ann_file} has no person to train or test on: an annotation with the '
+        '"image_id" of one of its images, labelled "keypoints" and a "bbox" inside the '
+        'image, and not a crowd. '
         f'`python3 tools/check_dataset.py {dataset.ann_file} IMAGES` says what is '
         'wrong with those that are there.'
     )
@@ -137,7 +152,8 @@ def _load_json(path: str) -> object:
             return json.load(file)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f'{path} is not JSON in UTF-8: {error}. Fetch or export it again.'
+            f'{path} is not JSON in UTF-8: {error}. Fetch or export it again, whole '
+            'and in UTF-8 without a byte order mark (BOM).'
         ) from None
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror or error}.') from None
@@ -154,24 +170,26 @@ def _check_detections(path: str) -> None:
     if not isinstance(content, list):
         raise InputError(f'{path} is not a list of person detections.')
     for index, entry in enumerate(content):
-        if not (isinstance(entry, dict) and _is_detection(entry)):
+        field = _wrong_field(entry) if isinstance(entry, dict) else None
+        if field or not isinstance(entry, dict):
+            told = as_it_is(entry, field) if field else 'no object with fields'
             raise InputError(
-                f'Entry [{index}] of the person detections {path} is not right: each '
-                'needs "image_id", "category_id", "bbox" of 4 numbers [x, y, width, '
-                'height] and a "score".'
+                f'Entry [{index}] of the person detections {path} is not right '
+                f'({told}): each needs "image_id", "category_id", "bbox" of 4 numbers '
+                '[x, y, width, height] and a "score".'
             )
 
 
-def _is_detection(entry: dict) -> bool:
-    box, score = entry.get('bbox'), entry.get('score')
-    return (
-        type(entry.get('image_id')) is int
-        and type(entry.get('category_id')) is int
-        and isinstance(box, list)
-        and len(box) >= 4
-        and all(map(_is_number, [*box, score]))
-    )
+def _wrong_field(entry: dict) -> str | None:
+    """Name the first field of a detection that is missing or of another kind."""
+    for field in ('image_id', 'category_id'):
+        if type(entry.get(field)) is not int:
+            return field
+    box = entry.get('bbox')
+    if not isinstance(box, list) or len(box) < 4 or not all(map(_is_number, box)):
+        return 'bbox'
+    return None if _is_number(entry.get('score')) else 'score'
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < _HUGE
+    return isinstance(value, int | float) and abs(value) < HUGE

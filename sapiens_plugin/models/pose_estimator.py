@@ -421,8 +421,15 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             features = [self._features(x, images) for _ in range(2)]
             return [features, [self.head.forward(f) for f in features]]
 
-        def measure(run: Callable, x: Tensor) -> memory.StageWork:
-            return memory.measure_stage(run, x, compute_dtype=compute_dtype)
+        first_trainable = next(
+            (i for i, stage in enumerate(stages) if stage.trains), len(stages) - 1
+        )
+
+        def measure(index: int, run: Callable, x: Tensor) -> memory.StageWork:
+            backward = training and index >= first_trainable
+            return memory.measure_stage(
+                run, x, compute_dtype=compute_dtype, backward=backward
+            )
 
         sizes = [sum(p.nbytes for p in stage.params) for stage in stages]
         pixels = img_size[0] * img_size[1]
@@ -437,16 +444,14 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             block_bytes=sizes[1],
             tail_bytes=sizes[-1],
             num_blocks=len(blocks),
-            first_trainable=next(
-                (i for i, stage in enumerate(stages) if stage.trains), len(stages) - 1
-            ),
-            stem=measure(self.backbone.embed, images),
+            first_trainable=first_trainable,
+            stem=measure(0, self.backbone.embed, images),
             # The last one trains if any does.
-            block=measure(self.backbone.layers[-1], x),
+            block=measure(len(blocks), self.backbone.layers[-1], x),
             tail=(
-                measure(features_to_heatmaps, x)
+                measure(len(blocks) + 1, features_to_heatmaps, x)
                 if training
-                else measure(predict, torch.empty(batch, *x.shape[1:], device='meta'))
+                else measure(len(blocks) + 1, predict, x.new_empty(batch, *x.shape[1:]))
             ),
             boundary_dtype=self.boundary_dtype,
             gradient_dtype=self.gradient_dtype,

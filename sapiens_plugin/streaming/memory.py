@@ -101,7 +101,10 @@ class StageWork(NamedTuple):
 
 @torch.enable_grad()  # a test loop asks with gradients off
 def measure_stage(
-    run: Callable, *inputs, compute_dtype: torch.dtype = torch.float32
+    run: Callable,
+    *inputs,
+    compute_dtype: torch.dtype = torch.float32,
+    backward: bool = True,
 ) -> StageWork:
     """Find what a callable allocates, without computing anything.
 
@@ -112,6 +115,8 @@ def measure_stage(
             ``requires_grad`` count: ones on the meta device will do.
         compute_dtype: float16 and bfloat16 run under autocast, whose 16-bit copies of
             the weights are counted.
+        backward: Whether there is one; without, which is quicker, ``saved`` and
+            ``peak`` are 0.
     """
     cast = torch.autocast('cpu', compute_dtype, enabled=compute_dtype != torch.float32)
 
@@ -122,10 +127,18 @@ def measure_stage(
     def differentiable() -> list[Tensor]:
         return [output for output in forward() if output.requires_grad]
 
+    def inference_peak() -> int:
+        with torch.no_grad(), track_peak() as inference:
+            forward()
+        return inference.peak
+
     twins = _FakeTwins()
     with FakeTensorMode() as fake:
         inputs = tree_map_only(Tensor, twins.of, inputs)
     with fake, twins:
+        if not backward:
+            inference_peak()  # makes the parameters' twins, which are not to count
+            return StageWork(forward=inference_peak(), saved=0, peak=0)
         # Once untracked, as with the first micro-batch: from the second on, gradients
         # of parameters are there to be added to.
         outputs = differentiable()
@@ -135,13 +148,12 @@ def measure_stage(
         for tensor in _tensors(inputs):
             tensor.grad = None
 
-        with torch.no_grad(), track_peak() as inference:
-            forward()
+        inference = inference_peak()
         with track_peak() as training:
             outputs = differentiable()
             saved = training.live
             torch.autograd.backward(outputs, upstream)
-    return StageWork(forward=inference.peak, saved=saved, peak=training.peak)
+    return StageWork(forward=inference, saved=saved, peak=training.peak)
 
 
 class _FakeTwins(TorchFunctionMode):
@@ -184,7 +196,8 @@ class Job:
         num_blocks: Blocks in the chain.
         first_trainable: Index of the first stage that trains: 0 is the stem, 1 the
             first block, ``num_blocks + 1`` the tail. All after it train.
-        stem: What the stem allocates for a micro-batch (:func:`measure_stage`).
+        stem: What the stem allocates for a micro-batch (:func:`measure_stage`). Of a
+            stage before the first that trains, forward alone need be known.
         block: What one block allocates; one that trains, if any does.
         tail: What tail and loss allocate.
         boundary_dtype: What boundaries are kept in.

@@ -173,18 +173,30 @@ def test_drawn_annotations(demo):
 @pytest.mark.parametrize(
     ('images', 'entries', 'says'),
     [
-        ([{}], [], r'"id" of images\[0\] is missing'),
-        ([image('1')], [], r'"id" of images\[0\] is not a whole number'),
-        ([image(1), image(2, file_name=7)], [], r'"file_name" of images\[1\] is not'),
-        ([image(1, width=None)], [], r'"width" of images\[0\] is missing'),
-        ([image(1, height='9')], [], r'"height" of images\[0\] is not a number'),
-        ([image(1)], [person(1, '1')], r'"image_id" of annotations\[0\] is not'),
-        ([image(1)], [person(1, 1, bbox=[1, 2, 3])], r'annotations\[0\] has 3 numbers'),
-        ([image(1)], [person(1, 1, bbox=7)], r'"bbox" of annotations\[0\] is not a'),
+        ([{}], [], r'images\[0\]: "id" is missing'),
+        ([image('1')], [], r'images\[0\]: "id" is "1", and should be a whole num'),
+        (
+            [image(1), image(2, file_name=7)],
+            [],
+            r'images\[1\] \(id 2\): "file_name" is 7, and should be a text',
+        ),
+        ([image(1, width=None)], [], r'images\[0\] \(id 1\): "width" is null'),
+        (
+            [image(1, height='9')],
+            [],
+            r'\(id 1\): "height" is "9", and should be a number',
+        ),
+        (
+            [image(1)],
+            [person(1, '1')],
+            r'annotations\[0\] \(id 1\): "image_id" is "1"',
+        ),
+        ([image(1)], [person(1, 1, bbox=[1, 2, 3])], '"bbox" has 3 numbers, and sho'),
+        ([image(1)], [person(1, 1, bbox=7)], '"bbox" is 7, and should be a list of'),
         (
             [image(1)],
             [person(1, 1), person(2, 1, keypoints=[1, None, 2])],
-            r'"keypoints" of annotations\[1\] is not a list of numbers',
+            r'annotations\[1\] \(id 2\): "keypoints"\[1\] is null',
         ),
     ],
 )
@@ -197,7 +209,7 @@ def test_says_which_entry_is_wrong(tmp_path, images, entries, says):
 
 def test_names_are_needed(tmp_path):
     path = write(tmp_path, [image(1), {'id': 2}], [])
-    with pytest.raises(InputError, match=r'"file_name" of images\[1\] is missing'):
+    with pytest.raises(InputError, match=r'images\[1\] \(id 2\): "file_name" is mis'):
         image_names(path)
 
 

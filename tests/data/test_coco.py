@@ -105,7 +105,7 @@ def test_brings_everything(server, tmp_path, coco):
     lines = fetch(server, tmp_path)
     assert there(tmp_path) == wanted(coco)
     assert notes(tmp_path) == NOTES
-    assert lines[-1] == 'train2017: all 40 files are there'
+    assert lines[-1] == 'train2017: all there: 40 files'
 
 
 def test_a_second_call_asks_nobody(server, tmp_path, coco):
@@ -243,7 +243,7 @@ def test_a_corrupt_member_is_named_and_mended_later(tmp_path):
     corrupt_member(path, f'train2017/{name}')
     root = tmp_path / 'root'
     with CocoServer(coco.root) as server:
-        with pytest.raises(InputError, match=f'1 files arrive damaged.*{name}'):
+        with pytest.raises(InputError, match=f'1 file arrived damaged.*{name}'):
             fetch(server, root)
         expected = wanted(coco)
         del expected[f'images/train2017/{name}']
@@ -348,7 +348,7 @@ def test_a_fetched_archive_that_is_damaged_is_fetched_anew(tmp_path):
     corrupt_member(path, f'val2017/{next(iter(coco.images["val2017"]))}')
     root = tmp_path / 'root'
     with CocoServer(coco.root, ranges=False, etags=False) as server:
-        with pytest.raises(InputError, match='1 files arrive damaged'):
+        with pytest.raises(InputError, match='1 file arrived damaged'):
             fetch(server, root)
         server.replace('zips/val2017.zip', good)
         fetch(server, root)
@@ -484,7 +484,7 @@ def test_a_damaged_archive_of_the_user_is_made_up_for(server, tmp_path, coco):
     corrupt_member(mine / 'train2017.zip', f'train2017/{name}')
     lines = fetch(server, tmp_path / 'root', source=mine)
     assert there(tmp_path / 'root') == wanted(coco)
-    assert any(f'1 files arrive damaged from {mine}' in line for line in lines)
+    assert any(f'1 file arrived damaged from {mine}' in line for line in lines)
     size = len(coco.images['train2017'][name])
     assert server.sent('train2017.zip') < size + CONTENTS
 
@@ -725,7 +725,7 @@ def test_annotations_that_are_broken_are_mended_first(server, tmp_path, coco, ho
         path.write_bytes(whole[:-50] if how == 'cut short' else bytes(len(whole)))
     lines = fetch(server, tmp_path, keypoints_only=True, repair=how == 'zeros')
     assert there(tmp_path) == wanted(coco, keypoints_only=True)
-    assert any('not the published ones and will be replaced' in line for line in lines)
+    assert any('unlike the published ones will be replaced' in line for line in lines)
 
 
 def test_annotations_of_another_data_set(server, tmp_path, coco):

@@ -839,6 +839,10 @@ def test_the_table_says_what_where_and_how_often(folder):
     good = printed(check(folder, content()))
     assert 'Nothing is wrong' in good
     assert '6 persons to learn from' in good
+    data['annotations'] = [person(1)]
+    assert '1: 1 person to learn from, 0 without keypoints, 0 crowds' in printed(
+        check(folder, data)
+    )
 
 
 def test_the_table_is_plain_where_the_terminal_is(folder):

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from http_server import http_date
 from hub_server import (
     HubServer,
     changed,
@@ -362,6 +363,12 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks(get, server, pauses):
     server.misbehave('cdn', status(429, retry_after='40'), status(503))
     assert get().read_bytes() == CONTENT
     assert pauses == [7, 40, 2]
+
+
+def test_a_server_may_ask_by_a_date(get, server, pauses):
+    server.misbehave('cdn', status(503, retry_after=http_date(60)))
+    get()
+    assert 55 < pauses[0] <= 61
 
 
 def test_nobody_waits_for_an_hour(get, server, pauses):

@@ -3,6 +3,9 @@
 import copy
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 from mmengine.registry import init_default_scope
@@ -87,37 +90,80 @@ STOPPERS = {
     'no annotations': (lambda c: c.pop('annotations'), 'no list "annotations"'),
     'annotations of texts': (
         lambda c: c.update(annotations=['a']),
-        'no list "annotations" of objects',
+        r'labels.json: annotations\[0\] is no object',
     ),
     'no categories': (lambda c: c.pop('categories'), 'no list "categories"'),
     'category id': (
         lambda c: c['categories'][0].update(id=[]),
-        r'category entry \(categories\[0\]\)',
+        r'category entry \(categories\[0\]: "id" has 0 numbers\)',
     ),
-    'file name': (entry('images', file_name=...), r'image entry \(images\[1\]\)'),
-    'width': (entry('images', width='640'), r'image entry \(images\[1\]\)'),
-    'height': (entry('images', height=0), r'image entry \(images\[1\]\)'),
-    'image id': (entry('images', id='x'), r'image entry \(images\[1\]\)'),
-    'same image': (lambda c: c['images'].append(c['images'][3]), 'image id twice'),
-    'no id': (entry('annotations', id=...), r'annotation id \(annotations\[1\]'),
-    'id a list': (entry('annotations', id=[1]), r'annotation id \(annotations\[1\]'),
+    'file name': (
+        entry('images', file_name=...),
+        r'image entry \(images\[1\], id \d+: "file_name" is missing\)',
+    ),
+    'width': (entry('images', width='640'), r'images\[1\], id \d+: "width" is "640"'),
+    'height': (entry('images', height=0), r'images\[1\], id \d+: "height" is 0\)'),
+    'image id': (entry('images', id='x'), r'image entry \(images\[1\]: "id" is "x"\)'),
+    'same image': (
+        lambda c: c['images'].append(c['images'][3]),
+        r'image id twice \(images\[\d+\], id \d+\)',
+    ),
+    'no id': (
+        entry('annotations', id=...),
+        r'annotation id \(annotations\[1\]: "id" is mis',
+    ),
+    'id a text': (
+        entry('annotations', id='8'),
+        r'annotation id \(annotations\[1\]: "id" is "8"',
+    ),
     'same id': (
         lambda c: c['annotations'].append(c['annotations'][3]),
-        'annotation id twice',
+        r'annotation id twice \(annotations\[\d+\], id \d+\)',
     ),
-    'no image id': (entry('annotations', image_id=...), 'unknown image'),
-    'image id an object': (entry('annotations', image_id={}), 'unknown image'),
-    'no category id': (entry('annotations', category_id=...), 'unknown category'),
-    'short box': (entry('annotations', bbox=[1, 2, 3]), 'box form'),
-    'box of texts': (of_person('bbox', '1'), 'box form'),
-    'box NaN': (of_person('bbox', NAN, 2), 'not finite'),
-    'huge box': (of_person('bbox', 10**400, 2), 'not finite'),
-    'keypoints null': (entry('annotations', keypoints=None), 'keypoints form'),
-    'keypoint null': (of_person('keypoints', None), 'keypoints form'),
-    'keypoint infinite': (of_person('keypoints', -math.inf, 4), 'not finite'),
-    '16 keypoints': (entry('annotations', keypoints=[9, 9, 2] * 16), 'number of key'),
-    'flag': (of_person('keypoints', -1, 2), 'negative flag'),
-    'area a text': (entry('annotations', area='big'), 'no area'),
+    'no image id': (
+        entry('annotations', image_id=...),
+        r'unknown image \(annotations\[1\], id \d+: "image_id" is missing\)',
+    ),
+    'image id an object': (
+        entry('annotations', image_id={}),
+        'unknown image .*"image_id" is an object',
+    ),
+    'no category id': (
+        entry('annotations', category_id=...),
+        'unknown category .*"category_id" is missing',
+    ),
+    'short box': (
+        entry('annotations', bbox=[1, 2, 3]),
+        r'box form \(annotation \d+ of image \d+: "bbox" has 3 numbers\)',
+    ),
+    'box of texts': (of_person('bbox', '1'), r'box form .*"bbox"\[0\] is "1"'),
+    'box NaN': (of_person('bbox', NAN, 2), r'not finite .*"bbox"\[2\] is NaN'),
+    'huge box': (of_person('bbox', 10**400, 2), r'not finite .*"bbox"\[2\] is 10+\.'),
+    'keypoints null': (
+        entry('annotations', keypoints=None),
+        'keypoints form .*"keypoints" is null',
+    ),
+    'keypoint null': (
+        of_person('keypoints', None),
+        r'keypoints form .*"keypoints"\[0\] is null',
+    ),
+    'keypoints in lists': (
+        entry('annotations', keypoints=[[9, 9, 2]] * 17),
+        r'keypoints form .*"keypoints"\[0\] is a list',
+    ),
+    'keypoint infinite': (
+        of_person('keypoints', -math.inf, 4),
+        r'not finite .*"keypoints"\[4\] is -Infinity',
+    ),
+    '16 keypoints': (
+        entry('annotations', keypoints=[9, 9, 2] * 16),
+        'number of key.*"keypoints" has 48 numbers, not the 51 of 17 keypoints',
+    ),
+    'flag': (
+        of_person('keypoints', -1, 2),
+        r'negative flag \(annotation \d+ of image \d+: "keypoints"\[2\] is -1\)',
+    ),
+    'area a text': (entry('annotations', area='big'), 'no area .*"area" is "big"'),
 }
 
 
@@ -130,11 +176,18 @@ def test_what_would_stop_a_job_stops_it_first(content, build, case):
 
 
 EVALUATED = {
-    'no keypoints': (entry('annotations', keypoints=...), 'no keypoints'),
-    'no box': (entry('annotations', bbox=...), 'no box'),
-    'no area': (entry('annotations', area=...), 'no area'),
-    'area NaN': (entry('annotations', area=NAN), 'not finite'),
-    'crowd a text': (entry('annotations', iscrowd='no'), 'crowd flag'),
+    'no keypoints': (entry('annotations', keypoints=...), '"keypoints" is missing'),
+    'no box': (entry('annotations', bbox=...), 'no box .*"bbox" is missing'),
+    'no area': (
+        entry('annotations', area=...),
+        r'no area \(annotation \d+ of image \d+: "area" is missing\)',
+    ),
+    'area NaN': (entry('annotations', area=NAN), 'not finite .*"area" is NaN'),
+    'all of no category': (
+        lambda c: c['categories'][0].update(id=7),
+        r'unknown category \(annotation \d+ of .*"category_id" is 1, and no other',
+    ),
+    'crowd a text': (entry('annotations', iscrowd='no'), 'crowd .*"iscrowd" is "no"'),
 }
 
 
@@ -170,6 +223,11 @@ def test_nesting_that_no_program_follows_is_told(content, build):
         build(changed(content, entry('annotations', segmentation=deep)))
 
 
+def test_a_byte_order_mark_is_told(content, build):
+    with pytest.raises(InputError, match='UTF-8 without a byte order mark'):
+        build('\ufeff' + json.dumps(content))
+
+
 def test_names_in_any_script_are_read(content, build):
     text = json.dumps(changed(content, entry('images', file_name='人.jpg')))
     assert '\\u4eba' in text
@@ -200,13 +258,13 @@ def test_detections_are_read(content, build):
 @pytest.mark.parametrize(
     'changes, message',
     [
-        (dict(image_id=...), r'Entry \[1\] of the person detections'),
-        (dict(image_id=[3]), r'Entry \[1\]'),
-        (dict(category_id=...), r'Entry \[1\]'),
-        (dict(bbox=[1, 2, 3]), r'Entry \[1\]'),
-        (dict(bbox=[1, 2, 3, None]), r'Entry \[1\]'),
-        (dict(score=NAN), r'Entry \[1\]'),
-        (dict(score=10**400), r'Entry \[1\]'),
+        (dict(image_id=...), r'Entry \[1\] of .* \("image_id" is missing\)'),
+        (dict(image_id='3'), r'Entry \[1\] .*"image_id" is "3"'),
+        (dict(category_id=...), r'Entry \[1\] .*"category_id" is missing'),
+        (dict(bbox=[1, 2, 3]), r'Entry \[1\] .*"bbox" has 3 numbers'),
+        (dict(bbox=[1, 2, 3, None]), r'Entry \[1\] .*"bbox"\[3\] is null'),
+        (dict(score=NAN), r'Entry \[1\] .*"score" is NaN'),
+        (dict(score=10**400), r'Entry \[1\] .*"score" is 10+\.\.\.'),
         (dict(image_id=-7), r'KeyError: -7'),
     ],
 )
@@ -240,3 +298,31 @@ def test_detections_in_a_pickle_are_not_opened(demo, tmp_path):
         CocoDataset(
             ann_file=str(demo.annotations('val')), bbox_file=str(path), test_mode=True
         )
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='sets a locale of Unix')
+def test_the_metric_reads_utf8_whatever_the_system_writes(content, tmp_path):
+    content['images'][0]['file_name'] = 'Á.jpg'
+    path = tmp_path / 'labels.json'
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
+    code = (
+        'import sys, locale, sapiens_plugin.registry\n'
+        'from mmpose.evaluation.metrics import CocoMetric\n'
+        "assert locale.getencoding() == 'ANSI_X3.4-1968', locale.getencoding()\n"
+        'coco = CocoMetric(sys.argv[1]).coco\n'
+        'print(ascii(next(iter(coco.imgs.values()))["file_name"]))\n'
+    )
+    answer = subprocess.run(
+        [sys.executable, '-c', code, str(path)],
+        env={
+            **os.environ,
+            'LC_ALL': 'C',
+            'PYTHONUTF8': '0',
+            'PYTHONCOERCECLOCALE': '0',
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert "'\\xc1.jpg'" in answer.stdout

@@ -233,6 +233,21 @@ def test_a_test_takes_the_memory_of_the_whole_batch_in_the_head():
     assert model.memory_job(20, (HEIGHT, WIDTH)).tail.forward < large / 5
 
 
+def test_only_stages_that_a_step_goes_back_through_are_measured_there():
+    model = build(vram_budget=400)
+    size = (HEIGHT, WIDTH)
+
+    def backwards(**kwargs) -> list[bool]:
+        job = model.memory_job(2, size, **kwargs)
+        assert all(work.forward for work in (job.stem, job.block, job.tail))
+        return [work.peak > 0 for work in (job.stem, job.block, job.tail)]
+
+    assert backwards() == [True, True, True]
+    assert backwards(training=False) == [False, False, False]
+    model.backbone.set_frozen(True)
+    assert backwards() == [False, False, True]
+
+
 def test_a_last_smaller_micro_batch_counts_by_its_size():
     streamed, unstreamed = build(), build(streamed=False)
     data = make_data(5)

@@ -110,8 +110,10 @@ def test_fake_tensors_take_what_real_ones_do(trains):
         y.backward(upstream)
     with torch.no_grad(), track_peak() as inference:
         block(x)
-    work = measure_stage(block, torch.empty(4, 48, 64, requires_grad=True))
+    fake = torch.empty(4, 48, 64, requires_grad=True)
+    work = measure_stage(block, fake)
     assert work == StageWork(inference.peak, saved, training.peak)
+    assert measure_stage(block, fake, backward=False) == StageWork(work.forward, 0, 0)
 
 
 def test_measuring_changes_nothing():

@@ -14,6 +14,7 @@ from sapiens_plugin.data.dataset_check.persons import Person, Verdict, judge
 from sapiens_plugin.data.dataset_check.report import Report, Totals
 from sapiens_plugin.data.dataset_check.samples import Sample, SamplePerson
 from sapiens_plugin.data.json_stream import read_lists
+from sapiens_plugin.data.progress import counted
 from sapiens_plugin.errors import InputError
 
 _SMALL = 32**2  # px², as in COCO's evaluation
@@ -94,7 +95,7 @@ def _read_layout(path: Path, tally: Tally) -> _Layout:
     if not layout.names:
         tally.add(kinds.CATEGORY_NAMES, path.name)
     elif len(layout.names) != len(KEYPOINT_NAMES):
-        tally.add(kinds.KEYPOINT_COUNT, f'{len(layout.names)} keypoints')
+        tally.add(kinds.KEYPOINT_COUNT, counted(len(layout.names), 'keypoint'))
     elif layout.names != KEYPOINT_NAMES:
         pairs = zip(layout.names, KEYPOINT_NAMES, strict=True)
         for name, coco in pairs:
@@ -227,7 +228,9 @@ class _Persons:
             for name, count in zip(names, self._labelled, strict=True)
         }
         if not self._learned:
-            self._tally.add(kinds.NOTHING_TO_TRAIN, f'{self._annotations} annotations')
+            self._tally.add(
+                kinds.NOTHING_TO_TRAIN, counted(self._annotations, 'annotation')
+            )
         else:
             for name, share in labelled.items():
                 if not share:

@@ -49,21 +49,30 @@ class Image:
 
 def read_image(index: int, entry: dict, tally: Tally) -> Image | None:
     """Read an entry; None, and counted, where something is missing in it."""
-    number, name = entry.get('id'), entry.get('file_name')
-    size = (entry.get('width'), entry.get('height'))
-    if (
-        type(number) is not int
-        or not isinstance(name, str)
-        or not all(type(side) in (int, float) and 0 < side < 1e9 for side in size)
-    ):
+    if wrong_field(entry):
+        number = entry.get('id')
         place = f'images[{index}]' if number is None else shown(number)
         tally.add(kinds.IMAGE_ENTRY, place)
         return None
-    image = Image(number, name, *size)
+    image = Image(*(entry[field] for field in ('id', 'file_name', 'width', 'height')))
+    name = image.name
     path = PurePosixPath(name)
     if path.is_absolute() or '..' in path.parts or '\\' in name or name[1:2] == ':':
         tally.add(kinds.IMAGE_PATH, image.place)
     return image
+
+
+def wrong_field(entry: dict) -> str | None:
+    """Name the first field of an entry that is missing or of another kind."""
+    if type(entry.get('id')) is not int:
+        return 'id'
+    if not isinstance(entry.get('file_name'), str):
+        return 'file_name'
+    for side in ('width', 'height'):
+        value = entry.get(side)
+        if type(value) not in (int, float) or not 0 < value < 1e9:
+            return side
+    return None
 
 
 def check_files(images: Iterable[Image], folder: Path, *, decode: bool) -> float:

@@ -241,7 +241,8 @@ KEYPOINTS_FORM = _error(
 KEYPOINTS_NUMBER = _error(
     'number of keypoints',
     'More or fewer keypoints than the category names (or, if it names none, than the '
-    'first person has). The job stops when it comes to it.',
+    "first person has), or than the config's metainfo names: COCO's 17 if it says "
+    'nothing. The job stops when it comes to it.',
 )
 NOT_FINITE = _error(
     'not finite',

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import ne
 
-from sapiens_plugin.data.annotations import counts_as_labelled, has_area
+from sapiens_plugin.data.annotations import HUGE, counts_as_labelled, has_area
 from sapiens_plugin.data.dataset_check import kinds
 from sapiens_plugin.data.dataset_check.kinds import Kind
 
 _NUMBERS = frozenset({int, float, bool})
-_HUGE = 1e30
 _ROUNDING = 2.0  # px that a box or a keypoint may be beyond the image
 
 _LEARNS_NOTHING = frozenset(
@@ -71,7 +70,7 @@ def judge(annotation: dict, size: tuple[float, float], count: int) -> Verdict:
         count: How many keypoints it should have.
     """
     verdict = Verdict()
-    verdict.kinds += dict.fromkeys(form_problems(annotation, count))
+    verdict.kinds += dict.fromkeys(kind for kind, _ in form_problems(annotation, count))
     if verdict.kinds:
         return verdict
     box, flat = annotation['bbox'], annotation['keypoints']
@@ -97,27 +96,27 @@ def judge(annotation: dict, size: tuple[float, float], count: int) -> Verdict:
     return verdict
 
 
-def form_problems(annotation: dict, count: int) -> Iterator[Kind]:
-    """Yield what stops MMPose, or keeps the entry from being a person.
+def form_problems(annotation: dict, count: int) -> Iterator[tuple[Kind, str]]:
+    """Yield what stops MMPose, or keeps the entry from being a person; and the field.
 
     Args:
         annotation: The entry.
         count: How many keypoints it should have.
     """
     if 'keypoints' not in annotation:
-        yield kinds.KEYPOINTS_MISSING
+        yield kinds.KEYPOINTS_MISSING, 'keypoints'
     elif not _is_numbers(annotation['keypoints']) or not _triples(annotation):
-        yield kinds.KEYPOINTS_FORM
+        yield kinds.KEYPOINTS_FORM, 'keypoints'
     elif not _is_finite(annotation['keypoints']):
-        yield kinds.NOT_FINITE
+        yield kinds.NOT_FINITE, 'keypoints'
     elif len(annotation['keypoints']) != 3 * count:
-        yield kinds.KEYPOINTS_NUMBER
+        yield kinds.KEYPOINTS_NUMBER, 'keypoints'
     if 'bbox' not in annotation:
-        yield kinds.BOX_MISSING
+        yield kinds.BOX_MISSING, 'bbox'
     elif not _is_numbers(annotation['bbox']) or len(annotation['bbox']) != 4:
-        yield kinds.BOX_FORM
+        yield kinds.BOX_FORM, 'bbox'
     elif not _is_finite(annotation['bbox']):
-        yield kinds.NOT_FINITE
+        yield kinds.NOT_FINITE, 'bbox'
 
 
 def _triples(annotation: dict) -> bool:
@@ -247,7 +246,5 @@ def _is_finite(values: list[float]) -> bool:
     # Whole numbers of any length are compared well. NaN, which min and max may pass
     # over, is the one number that is not itself.
     return (
-        not any(map(ne, values, values))
-        and -_HUGE < min(values)
-        and max(values) < _HUGE
+        not any(map(ne, values, values)) and -HUGE < min(values) and max(values) < HUGE
     )

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from sapiens_plugin.data.dataset_check.kinds import Finding, Severity, shown
 from sapiens_plugin.data.dataset_check.samples import Sample
+from sapiens_plugin.data.progress import counted
 
 _WIDTH = 110  # characters, where it is not a terminal that says how many
 _STYLES = {
@@ -115,7 +116,7 @@ def _summary(report: Report) -> str:
     if not report.findings:
         return 'Nothing is wrong with it.'
     counts = [
-        f'{count} kind{"s" if count > 1 else ""} of {severity.value}'
+        f'{counted(count, "kind")} of {severity.value}'
         for severity in Severity
         if (count := report.count(severity))
     ]
@@ -146,8 +147,9 @@ def _lines(totals: Totals) -> list[tuple[str, str]]:
         ),
         (
             'annotations',
-            f'{totals.annotations:,}: {totals.persons:,} persons to learn from, '
-            f'{totals.unlabelled:,} without keypoints, {totals.crowds:,} crowds',
+            f'{totals.annotations:,}: {counted(totals.persons, "person")} to learn '
+            f'from, {totals.unlabelled:,} without keypoints, '
+            + counted(totals.crowds, 'crowd'),
         ),
     ]
     if totals.persons:

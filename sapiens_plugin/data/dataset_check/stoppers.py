@@ -7,9 +7,10 @@ learn from is left to the whole check.
 
 from collections.abc import Iterator
 
+from sapiens_plugin.data.annotations import as_it_is
 from sapiens_plugin.data.dataset_check import kinds
-from sapiens_plugin.data.dataset_check.images import read_image
-from sapiens_plugin.data.dataset_check.kinds import Kind, Tally, shown
+from sapiens_plugin.data.dataset_check.images import wrong_field
+from sapiens_plugin.data.dataset_check.kinds import Kind, shown
 from sapiens_plugin.data.dataset_check.persons import area_problems, form_problems
 from sapiens_plugin.errors import InputError
 
@@ -28,13 +29,17 @@ def check_entries(content: object, path: str) -> None:
     """
     for name in _LISTS:
         entries = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(
-            isinstance(entry, dict) for entry in entries
-        ):
+        if not isinstance(entries, list):
             raise InputError(
-                f'{path} has no list "{name}" of objects, so it is not an annotation '
-                'file in COCO form. Is it the right file?'
+                f'{path} has no list "{name}", so it is not an annotation file in COCO '
+                'form. Is it the right file?'
             )
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise InputError(
+                    f'{path}: {name}[{index}] is no object with fields. Correct it, or '
+                    'take it out.'
+                )
     _raise_first(_image_problems(content['images']), path)
     _raise_first(_category_problems(content['categories']), path)
     _raise_first(_annotation_problems(content['annotations']), path)
@@ -55,20 +60,23 @@ def check_person(annotation: dict, keypoints: int, path: str) -> None:
 
 
 def check_evaluated(
-    annotations: list[dict], keypoints: int | None, path: str, *, area: bool
+    content: dict, keypoints: int | None, path: str, *, area: bool
 ) -> None:
-    """Check the numbers of annotations that predictions are compared with.
+    """Check the annotations that predictions are compared with.
 
     Args:
-        annotations: The entries; they have identifiers.
+        content: A file that :func:`check_entries` has passed.
         keypoints: How many each has; None for any number.
         path: The file, for errors.
         area: Whether areas are asked for.
 
     Raises:
-        InputError: An entry stops the evaluation.
+        InputError: An entry stops the evaluation, or none counts in it.
     """
+    annotations = content['annotations']
     _raise_first(_evaluation_problems(annotations, keypoints, area=area), path)
+    known = {category['id'] for category in content['categories']}
+    _raise_first(_uncounted_problems(annotations, known), path)
 
 
 def _raise_first(problems: Iterator[tuple[Kind, str]], path: str) -> None:
@@ -81,21 +89,21 @@ def _raise_first(problems: Iterator[tuple[Kind, str]], path: str) -> None:
 
 
 def _image_problems(images: list[dict]) -> Iterator[tuple[Kind, str]]:
-    known, tally = set(), Tally()
+    known = set()
     for index, entry in enumerate(images):
-        image = read_image(index, entry, tally)
-        if image is None:
-            yield kinds.IMAGE_ENTRY, f'images[{index}]'
-        elif image.id in known:
-            yield kinds.IMAGE_ID_TWICE, image.place
+        if field := wrong_field(entry):
+            own = '' if field == 'id' else f', id {entry["id"]}'
+            yield kinds.IMAGE_ENTRY, f'images[{index}]{own}: {as_it_is(entry, field)}'
+        elif entry['id'] in known:
+            yield kinds.IMAGE_ID_TWICE, f'images[{index}], id {entry["id"]}'
         else:
-            known.add(image.id)
+            known.add(entry['id'])
 
 
 def _category_problems(categories: list[dict]) -> Iterator[tuple[Kind, str]]:
     for index, entry in enumerate(categories):
         if type(entry.get('id')) is not int:
-            yield kinds.CATEGORY_ENTRY, f'categories[{index}]'
+            yield kinds.CATEGORY_ENTRY, f'categories[{index}]: {as_it_is(entry, "id")}'
 
 
 def _annotation_problems(annotations: list[dict]) -> Iterator[tuple[Kind, str]]:
@@ -104,37 +112,58 @@ def _annotation_problems(annotations: list[dict]) -> Iterator[tuple[Kind, str]]:
         number = entry.get('id')
         place = f'annotations[{index}], id {shown(number)}'
         if type(number) is not int:
-            yield kinds.ANNOTATION_ID, place
+            yield kinds.ANNOTATION_ID, f'annotations[{index}]: {as_it_is(entry, "id")}'
         elif number in known:
             yield kinds.ANNOTATION_ID_TWICE, place
         elif not isinstance(entry.get('image_id'), int | float):
-            yield kinds.IMAGE_UNKNOWN, place
+            yield kinds.IMAGE_UNKNOWN, f'{place}: {as_it_is(entry, "image_id")}'
         elif not isinstance(entry.get('category_id'), int | str):
-            yield kinds.CATEGORY_UNKNOWN, place
+            yield kinds.CATEGORY_UNKNOWN, f'{place}: {as_it_is(entry, "category_id")}'
         else:
             known.add(number)
 
 
 def _person_problems(annotation: dict, keypoints: int) -> Iterator[tuple[Kind, str]]:
-    place = f'annotation {shown(annotation["id"])}'
-    for kind in form_problems(annotation, keypoints):
-        yield kind, place
-    if min(annotation['keypoints'][2::3]) < 0:
-        yield kinds.FLAG_NEGATIVE, place
+    yield from _form_problems(annotation, keypoints)
+    flags = annotation['keypoints'][2::3]
+    least = min(flags)
+    if least < 0:
+        told = f'"keypoints"[{3 * flags.index(least) + 2}] is {least}'
+        yield kinds.FLAG_NEGATIVE, _place(annotation, told)
     if not isinstance(annotation.get('area', 0), int | float):
-        yield kinds.AREA_MISSING, place
+        yield kinds.AREA_MISSING, _place(annotation, as_it_is(annotation, 'area'))
 
 
 def _evaluation_problems(
     annotations: list[dict], keypoints: int | None, *, area: bool
 ) -> Iterator[tuple[Kind, str]]:
     for annotation in annotations:
-        place = f'annotation {shown(annotation["id"])}'
         flat = annotation.get('keypoints')
         own = len(flat) // 3 if isinstance(flat, list) else 0
-        for kind in form_problems(annotation, keypoints or own):
-            yield kind, place
+        yield from _form_problems(annotation, keypoints or own)
         for kind in area_problems(annotation) if area else ():
-            yield kind, place
+            yield kind, _place(annotation, as_it_is(annotation, 'area'))
         if not isinstance(annotation.get('iscrowd', 0), int):
-            yield kinds.CROWD_FLAG, place
+            yield kinds.CROWD_FLAG, _place(annotation, as_it_is(annotation, 'iscrowd'))
+
+
+def _uncounted_problems(
+    annotations: list[dict], known: set[int | str]
+) -> Iterator[tuple[Kind, str]]:
+    if annotations and known.isdisjoint(one['category_id'] for one in annotations):
+        first = as_it_is(annotations[0], 'category_id')
+        told = f'{first}, and no other is known either, so AP would stay at -1'
+        yield kinds.CATEGORY_UNKNOWN, _place(annotations[0], told)
+
+
+def _form_problems(annotation: dict, keypoints: int) -> Iterator[tuple[Kind, str]]:
+    for kind, field in form_problems(annotation, keypoints):
+        told = as_it_is(annotation, field)
+        if kind is kinds.KEYPOINTS_NUMBER:
+            told += f', not the {3 * keypoints} of {keypoints} keypoints'
+        yield kind, _place(annotation, told)
+
+
+def _place(annotation: dict, told: str) -> str:
+    number, image = annotation['id'], annotation['image_id']
+    return f'annotation {number} of image {shown(image)}: {told}'

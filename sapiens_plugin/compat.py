@@ -469,20 +469,46 @@ def save_checkpoints_whole() -> None:
     Symptom:
         Saving a run of 1B takes 14 GB of memory more than training it. A power cut or
         a full disk leaves half a file, maybe in the place of a whole one, and
-        ``--resume`` stumbles over it.
+        ``--resume`` stumbles over it. With ``max_keep_ckpts=1`` MMEngine's own
+        CheckpointHook removes the one checkpoint there is before it saves the next.
 
     Cause:
         ``save_checkpoint`` pickles into memory first and writes in place then.
 
     Cure:
         A local file is written by :func:`sapiens_plugin.checkpoints.saving
-        .save_to_local`. What goes to another backend goes MMEngine's way.
+        .save_to_local`. What goes to another backend goes MMEngine's way. A hook that
+        keeps one checkpoint removes it last.
     """
     from mmengine import runner
+    from mmengine.hooks import CheckpointHook
 
     save = _saving_whole(runner.save_checkpoint)
     for module in (runner, runner.checkpoint, runner.runner):
         module.save_checkpoint = save
+    CheckpointHook._save_checkpoint_with_step = _removing_last(
+        CheckpointHook._save_checkpoint_with_step
+    )
+
+
+def _removing_last(save_checkpoint_with_step: Callable) -> Callable:
+    from mmengine.dist import is_main_process
+
+    @wraps(save_checkpoint_with_step)
+    def save(self, runner, step: int, meta: dict) -> None:
+        outdated = None
+        # Where more are kept, the hook removes one that last_checkpoint does not name.
+        if self.max_keep_ckpts == 1 and step not in self.keep_ckpt_ids:
+            outdated = next(iter(self.keep_ckpt_ids), None)
+            self.keep_ckpt_ids.clear()  # so that the hook finds nothing to remove
+        save_checkpoint_with_step(self, runner, step, meta)
+        if outdated is not None and is_main_process():
+            name = self.filename_tmpl.format(outdated)
+            path = self.file_backend.join_path(self.out_dir, name)
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+
+    return save
 
 
 def _saving_whole(save_checkpoint: Callable) -> Callable:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from sapiens_plugin.checkpoints.run_files import folder_of
 from sapiens_plugin.checkpoints.saving import RESERVE
 from sapiens_plugin.data.free_space import nearest
 from sapiens_plugin.errors import InputError
@@ -35,7 +36,8 @@ def leave_plan(cfg: Config, work_dir: Path) -> str:
     except InputError as error:
         return f'There is no plan for this job. {error}'
     path = work_dir / PLAN_NAME
-    said = _summary(plan) + _room(plan, work_dir)
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    said = _summary(plan) + _room(plan, folder_of(work_dir, hook.get('out_dir')))
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(as_dict(plan, []), indent=2))
@@ -61,11 +63,11 @@ def _summary(plan: Plan) -> str:
     )
 
 
-def _room(plan: Plan, work_dir: Path) -> str:
-    free = shutil.disk_usage(nearest(work_dir)).free
+def _room(plan: Plan, folder: Path) -> str:
+    free = shutil.disk_usage(nearest(folder)).free
     if sum(plan.disk.values()) + RESERVE <= free:
         return ''
     return (
-        f' ON THE DISK OF {work_dir} ARE ONLY {size(free)} FREE, and {size(RESERVE)} '
-        'of that are left so: make room, or name another disk with --work-dir.'
+        f' ON THE DISK OF {folder} ARE ONLY {size(free)} FREE, and {size(RESERVE)} of '
+        'that are left so: make room, or name another disk with --work-dir.'
     )

@@ -256,7 +256,7 @@ def _check_nothing_is_lost(cfg: Mapping) -> None:
 
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     folder = run_files.folder_of(Path(cfg.work_dir).absolute(), hook.get('out_dir'))
-    found = run_files.resumable(folder, hook.get('filename_tmpl', run_files.BY_EPOCH))
+    found = run_files.resumable(folder, hook.get('filename_tmpl') or run_files.BY_EPOCH)
     if found or run_files.last_of(cfg.work_dir):
         what = min(found) if found else f'last_checkpoint in {cfg.work_dir}'
         raise InputError(

@@ -720,6 +720,43 @@ def test_other_backends_are_left_to_mmengine(tmp_path, monkeypatch):
     assert _load(by_args) == _load(by_client) == {'a': 1}
 
 
+def test_the_last_checkpoint_is_there_until_the_next_one_is(job, tmp_path, monkeypatch):
+    from mmengine.hooks import CheckpointHook
+    from mmengine.runner import find_latest_checkpoint
+
+    hook = dict(type='CheckpointHook', interval=1, max_keep_ckpts=1)
+
+    def run(work_dir, **settings):
+        settings.setdefault('default_hooks', dict(checkpoint=hook))
+        job.toy_runner(work_dir, **settings).train()
+
+    def last_after_a_failure(work_dir):
+        save = compat.save_to_local
+
+        def fail_at_the_second(checkpoint, path):
+            if Path(path).name == 'epoch_2.pth':
+                raise InputError('the disk is full')
+            save(checkpoint, path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(compat, 'save_to_local', fail_at_the_second)
+            with pytest.raises(InputError, match='the disk is full'):
+                run(work_dir)
+        return Path(find_latest_checkpoint(work_dir))
+
+    stock = CheckpointHook._save_checkpoint_with_step.__wrapped__
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointHook, '_save_checkpoint_with_step', stock)
+        assert not last_after_a_failure(tmp_path / 'stock').exists()
+
+    work_dir = tmp_path / 'repaired'
+    last = last_after_a_failure(work_dir)
+    assert _load(last)['meta']['epoch'] == 1
+    run(work_dir, resume=True, epochs=4)
+    assert [path.name for path in work_dir.glob('*.pth')] == ['epoch_4.pth']
+    assert find_latest_checkpoint(work_dir) == str(work_dir / 'epoch_4.pth')
+
+
 # --- Running without a GPU ----------------------------------------------------------
 
 

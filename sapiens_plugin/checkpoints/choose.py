@@ -10,6 +10,7 @@ from sapiens_plugin.vit.checkpoint import load_pickle
 
 from .loading import load_from_local
 from .run_files import BY_EPOCH, last_of, resumable
+from .sealed import Damaged
 
 
 def choose_for(
@@ -62,6 +63,7 @@ def choose_for(
         # Or it would count as one of those by time that are kept.
         try:
             path.replace(path.with_name(f'{path.name}.damaged'))
+            logger.info(f'{path} is called {path.name}.damaged from now on.')
         except OSError as error:
             logger.warning(
                 f'{path} could not be renamed: {error.strerror or error}. Delete it '
@@ -77,7 +79,7 @@ class Choice:
     Attributes:
         path: The file; it is whole.
         passed_over: What was wrong with files that would have come before it.
-        damaged: Those of them that are there.
+        damaged: Those of them that will never do.
     """
 
     path: Path
@@ -111,7 +113,8 @@ def choose(last: Path | None, others: Iterable[Path]) -> Choice | None:
             load_from_local(path)
         except InputError as error:
             passed_over.append(str(error))
-            damaged.append(path)
+            if isinstance(error, Damaged):
+                damaged.append(path)
         else:
             return Choice(path, tuple(passed_over), tuple(damaged))
     if passed_over:

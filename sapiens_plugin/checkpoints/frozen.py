@@ -103,7 +103,8 @@ def remove_unused(checkpoints: Iterable[Path], folder: Path, *, keep: str) -> No
         return
     for path in checkpoints:
         try:
-            note = load_pickle(path).get(KEY)
+            content = load_pickle(path)
+            note = content.get(KEY) if isinstance(content, dict) else None
             if note is not None:
                 unused.discard(path.with_name(_read_note(note, path)[0]))
         except InputError:

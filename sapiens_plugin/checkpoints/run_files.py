@@ -10,7 +10,7 @@ from .saving import write_pointer
 
 BY_TIME = 'iter_{}.pth'
 BY_EPOCH = 'epoch_{}.pth'  # MMEngine's default for filename_tmpl
-_OTHERS = ('best_{}', 'frozen_{}.pth')
+_FIELD = re.compile(r'\{.*?\}')
 _IS_BY_TIME = re.compile(r'iter_\d+\.pth')
 _POINTER = 'last_checkpoint'
 
@@ -25,7 +25,8 @@ def folder_of(work_dir: str | Path, out_dir: str | None) -> Path:
             ``'s3://...'``.
     """
     work_dir = Path(work_dir)
-    if out_dir is None or '://' in str(out_dir) or Path(out_dir) == work_dir:
+    # Texts, as MMEngine compares them.
+    if out_dir is None or '://' in str(out_dir) or str(out_dir) == str(work_dir):
         return work_dir
     return Path(out_dir, work_dir.name)
 
@@ -35,27 +36,40 @@ def resumable(folder: Path, filename_tmpl: str = BY_EPOCH) -> set[Path]:
 
     Args:
         folder: It need not exist.
-        filename_tmpl: What those of epochs are called, with ``{}`` for the number.
+        filename_tmpl: What those of epochs are called, with ``{}`` or the like for the
+            number.
     """
     return {
         path
         for name in (BY_TIME, filename_tmpl)
-        for path in folder.glob(name.format('*'))
+        for path in folder.glob(_FIELD.sub('*', name))
     }
 
 
 def by_time(folder: Path) -> list[Path]:
     """Return the checkpoints by time of a folder."""
-    return [path for path in resumable(folder) if _IS_BY_TIME.fullmatch(path.name)]
+    return [path for path in resumable(folder) if is_by_time(path.name)]
 
 
-def unfinished(
-    work_dir: Path, folder: Path, filename_tmpl: str = BY_EPOCH
-) -> Iterator[Path]:
+def is_by_time(name: str) -> bool:
+    """Tell whether a file has the name of a checkpoint by time."""
+    return _IS_BY_TIME.fullmatch(name) is not None
+
+
+def unfinished(work_dir: Path, folder: Path) -> Iterator[Path]:
     """Yield what is left of saves that were cut short."""
-    for name in (BY_TIME, filename_tmpl, *_OTHERS):
-        yield from folder.glob(part_of(Path(name.format('*'))).name)
+    for place in {work_dir, folder}:  # another disk was named when this one was full
+        yield from place.glob(part_of(Path('*.pth')).name)
     yield from work_dir.glob(part_of(Path(_POINTER)).name)
+
+
+def forget_last(work_dir: str | Path) -> None:
+    """Have ``last_checkpoint`` name none.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    Path(work_dir, _POINTER).unlink(missing_ok=True)
 
 
 def last_of(work_dir: str | Path) -> str | None:

@@ -75,7 +75,8 @@ def verify(path: Path) -> str | None:
         The digest in the seal; None for a file without one, as others write them.
 
     Raises:
-        InputError: A byte is not what was written, or bytes are missing.
+        Damaged: A byte is not what was written, or bytes are missing.
+        InputError: It cannot be read.
     """
     status = path.stat()
     return _verify(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
@@ -95,6 +96,10 @@ def sync_directory(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class Damaged(InputError):
+    """A file whose bytes are not those that were written."""
 
 
 class _HashingFile:
@@ -150,6 +155,10 @@ def _save_hashing(content: Any, file: BinaryIO | None) -> str:
 
 @lru_cache(maxsize=64)
 def _verify(path: Path, size: int, *_times: int) -> str | None:
+    way_out = (
+        'Take another one, or copy it again from where it is whole; `--resume` without '
+        'a path takes the newest whole one of the work directory.'
+    )
     try:
         with open(path, 'rb') as file:
             seal = _read_seal(file, size)
@@ -158,18 +167,17 @@ def _verify(path: Path, size: int, *_times: int) -> str | None:
             archive = size - _SEAL_BYTES - len(_COMMENT)
             if seal and _digest_of_file(file, archive) == seal:
                 return seal
-        problem = (
-            f'its {size:,} bytes are not those that were written'
-            if seal
-            else f'it is cut short, or its end is not what was written ({size:,} bytes)'
-        )
     except OSError as error:
-        problem = f'it cannot be read ({error.strerror or error})'
-    raise InputError(
-        f'The checkpoint {path} is damaged: {problem}. Take another one, or copy it '
-        'again from where it is whole; `--resume` without a path takes the newest '
-        'whole one of the work directory.'
+        raise InputError(
+            f'The checkpoint {path} cannot be read: {error.strerror or error}. '
+            f'{way_out}'
+        ) from None
+    problem = (
+        f'its {size:,} bytes are not those that were written'
+        if seal
+        else f'it is cut short, or its end is not what was written ({size:,} bytes)'
     )
+    raise Damaged(f'The checkpoint {path} is damaged: {problem}. {way_out}')
 
 
 def _read_seal(file: BinaryIO, size: int) -> str | None:

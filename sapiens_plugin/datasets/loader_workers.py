@@ -37,7 +37,8 @@ class DeadWorkers(RuntimeError):
 def _describe(exit_code: int) -> str:
     if exit_code >= 0:
         return str(exit_code)
-    name = signal.Signals(-exit_code).name
+    names = {each.value: each.name for each in signal.Signals}
+    name = names.get(-exit_code, 'a signal')
     cause = f', {_CAUSES[name]}' if name in _CAUSES else ''
     return f'{exit_code} ({name}{cause})'
 
@@ -78,7 +79,8 @@ def raise_if_dead() -> None:
     if _awaited is None:
         return
     codes = [worker.exitcode for worker in _awaited._workers]
-    dead = [code for code in codes if code is not None]
+    # Those of an iterable data set leave with 0 when they have nothing left.
+    dead = [code for code in codes if code]
     if dead:
         _leave_pinning_thread(_awaited)
         raise DeadWorkers(dead)
@@ -130,9 +132,12 @@ def _without_lost_connections(excepthook: Callable) -> Callable:
 
 
 def _leave_with(parent: int) -> None:
+    # The parent, or the server that forks for it.
+    serves = multiprocessing.get_start_method() == 'forkserver'
+    above = os.getppid() if serves else parent
     # PyTorch's workers look for their parent, too, but then wait for it to read what
     # they have written.
-    while os.getppid() == parent:
+    while os.getppid() == above:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
         if received is not None and received.si_pid == parent:
             break

@@ -3,13 +3,14 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook as StockCheckpointHook
 from mmengine.logging import MessageHub
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from sapiens_plugin.checkpoints import frozen
 from sapiens_plugin.checkpoints.choose import choose_for
@@ -17,6 +18,8 @@ from sapiens_plugin.checkpoints.run_files import (
     BY_TIME,
     by_time,
     folder_of,
+    forget_last,
+    is_by_time,
     last_of,
     set_last,
     unfinished,
@@ -82,7 +85,8 @@ class CheckpointHook(StockCheckpointHook):
                 f'CheckpointHook: max_keep_by_time={max_keep_by_time} should be 1 or '
                 'more; interval_minutes=None saves no checkpoints by time.'
             )
-        if interval_minutes is not None and self.filename_tmpl == BY_TIME:
+        self._has_by_time = not is_by_time(self.filename_tmpl.format(1))
+        if interval_minutes is not None and not self._has_by_time:
             raise InputError(
                 f'CheckpointHook: checkpoints by time have names like {BY_TIME}, and '
                 'with by_epoch=False or filename_tmpl so have those of interval. Give '
@@ -109,6 +113,8 @@ class CheckpointHook(StockCheckpointHook):
             elsewhere = self.backend_args or self.file_client_args
             out_dir = None if elsewhere else self.out_dir
             self._folder = folder_of(runner.work_dir, out_dir)
+        if not isinstance(runner._train_loop, BaseLoop):
+            runner._resume = False  # a test, with the config that a resumed run left
         if not runner._resume or '://' in str(runner._load_from):
             return
         answer: list[Any] = [None, None]
@@ -144,8 +150,10 @@ class CheckpointHook(StockCheckpointHook):
         meta, loop = checkpoint['meta'], runner.train_loop
         if isinstance(loop, ResumableTrainLoop):
             loop.resume_from(meta)
-        elif meta['iter'] != meta['epoch'] * meta.get('steps_per_epoch', 0) and (
-            'steps_per_epoch' in meta
+        elif (
+            isinstance(loop, EpochBasedTrainLoop)
+            and 'steps_per_epoch' in meta
+            and meta['iter'] != meta['epoch'] * meta['steps_per_epoch']
         ):
             raise InputError(
                 'The checkpoint was saved within an epoch, and '
@@ -173,10 +181,11 @@ class CheckpointHook(StockCheckpointHook):
         super().before_train(runner)
         if runner._resume:
             self.last_ckpt = runner.message_hub.get_info('last_ckpt', None)
+            if path := runner._load_from:
+                here = path if '://' in path else Path(path).expanduser().absolute()
+                self._point_at(runner, here)  # until there is a newer one
         if is_main_process():
-            for part in unfinished(
-                Path(runner.work_dir), self._folder, self.filename_tmpl
-            ):
+            for part in unfinished(Path(runner.work_dir), self._folder):
                 self._remove(runner, part)
         self._wait()
 
@@ -225,7 +234,7 @@ class CheckpointHook(StockCheckpointHook):
             ) from self._owed
         super().after_train(runner)
         if is_main_process() and self._is_last(runner):
-            for path in by_time(self._folder):
+            for path in self._by_time():
                 self._remove(runner, path)
             self._note = None
             self._remove_by_time(runner)  # and what they needed
@@ -434,9 +443,13 @@ class CheckpointHook(StockCheckpointHook):
             self.best_ckpt_path = path
         else:
             self.best_ckpt_path_dict[key] = path
-        if old and old != path:
+        if old and (old := self._here(old)) != path:
             self._remove_saved(runner, old)
         return True
+
+    def _here(self, path: str) -> str:
+        """Name a file in this folder: a path may be that of a run this is a copy of."""
+        return self.file_backend.join_path(self.out_dir, Path(path).name)
 
     def _info(self, what: str, key: str) -> str:
         """Name what MMEngine keeps under ``runner.message_hub``."""
@@ -474,6 +487,8 @@ class CheckpointHook(StockCheckpointHook):
         try:
             set_last(runner.work_dir, path)
         except CheckpointNotWritten as error:
+            with suppress(OSError):  # or --resume would go on from an older one
+                forget_last(runner.work_dir)
             runner.logger.warning(
                 f'{error.path} could not be written: {error.reason}. {path} is whole; '
                 f'go on from it with --resume {path}.'
@@ -501,18 +516,18 @@ class CheckpointHook(StockCheckpointHook):
         Returns:
             Whether one has gone.
         """
-        # By the clock, which may have been put back: the last ones stay in any case.
-        stay = {self._just_saved}
-        if last := last_of(runner.work_dir):
-            stay.add(self._folder / Path(last).name)
-        paths = sorted(
-            by_time(self._folder), key=lambda p: (p in stay, p.stat().st_mtime_ns)
-        )
-        too_many = paths[:-1][:1] if oldest else paths[: -self.max_keep_by_time]
         removed = False
-        for path in too_many:
-            removed = self._remove(runner, path) or removed
         try:
+            # By the clock, which may have been put back; the last ones stay anyway.
+            stay = {self._just_saved}
+            if last := last_of(runner.work_dir):
+                stay.add(self._folder / Path(last).name)
+            paths = sorted(
+                self._by_time(), key=lambda p: (p in stay, p.stat().st_mtime_ns)
+            )
+            too_many = paths[:-1][:1] if oldest else paths[: -self.max_keep_by_time]
+            for path in too_many:
+                removed = self._remove(runner, path) or removed
             frozen.remove_unused(
                 # Somebody may have copied one under a name of their own.
                 [p for p in self._folder.glob('*.pth') if not frozen.is_one(p)],
@@ -522,6 +537,10 @@ class CheckpointHook(StockCheckpointHook):
         except OSError as error:
             _warn_of_rest(runner, error)
         return removed
+
+    def _by_time(self) -> list[Path]:
+        # With by_epoch=False those of interval have such names: they are the user's.
+        return by_time(self._folder) if self._has_by_time else []
 
     def _remove(self, runner: Runner, path: Path) -> bool:
         try:

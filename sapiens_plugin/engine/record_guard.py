@@ -118,6 +118,29 @@ def add_whole_image(
         file.write(encoded)
 
 
+def without_result(compute_metrics: Callable) -> Callable:
+    """Let a validation have no result when the disk does not take what it writes.
+
+    Args:
+        compute_metrics: Of :class:`mmengine.evaluator.BaseMetric`, which the main
+            process alone calls while the others wait.
+    """
+
+    @wraps(compute_metrics)
+    def compute(results: list) -> dict:
+        try:
+            return compute_metrics(results)
+        except OSError as error:
+            print_log(
+                f'This validation has no result: {error}. Training goes on.',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return {}
+
+    return compute
+
+
 def without_tensorboard(excepthook: Callable) -> Callable:
     """Keep quiet about a writing thread of TensorBoard that ends with an OSError.
 

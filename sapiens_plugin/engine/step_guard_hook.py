@@ -69,6 +69,8 @@ class StepGuardHook(Hook):
         """Stand before the optimizer wrapper."""
         hub, guard = runner.message_hub, self._guard
         guard.state = hub.get_info(_STATE, guard.state)  # as a checkpoint had it
+        if guard.state['skipped_in_a_row'] >= self.max_skips:
+            guard.state['skipped_in_a_row'] = 0  # a resumed run has as many tries again
         hub.update_info(_STATE, guard.state)
         wrapper, loop = runner.optim_wrapper, runner.train_loop
         if isinstance(wrapper, StreamedOptimWrapper):
@@ -102,7 +104,6 @@ class StepGuardHook(Hook):
         state = self._guard.state
         if state['skipped_in_a_row'] < self.max_skips:
             return
-        state['skipped_in_a_row'] = 0  # a resumed run has as many tries again
         raise InputError(
             f'{self.max_skips} steps in a row were skipped, since their losses or '
             'gradients were not finite or their losses far too high: this run learns '

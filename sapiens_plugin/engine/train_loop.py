@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import torch
-from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -19,6 +19,8 @@ from sapiens_plugin.datasets.seeded_dataset import SeededDataset
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import LOOPS
 from sapiens_plugin.streaming.randomness import mix
+
+from .record_guard import without_result
 
 
 @LOOPS.register_module()
@@ -127,6 +129,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         seeds = [self.runner.seed]  # which may differ from process to process
         broadcast_object_list(seeds)
         (self._seed,) = seeds
+        if self.runner.val_loop is not None:
+            for metric in self.runner.val_loop.evaluator.metrics:
+                metric.compute_metrics = without_result(metric.compute_metrics)
         self.runner.call_hook('before_train')
         if self._epoch >= self._max_epochs and not self.validation_due:
             self.runner.logger.warning(
@@ -197,12 +202,15 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 loop.run()
                 self.validation_due = False
             except DeadWorkers as error:
-                if any(isinstance(hook, EMAHook) for hook in self.runner.hooks):
+                if get_world_size() > 1 or any(
+                    isinstance(hook, EMAHook) for hook in self.runner.hooks
+                ):
                     # It has the weights and their average change places at the
-                    # beginning of a validation and again at its end.
+                    # beginning of a validation and again at its end. Other processes
+                    # would not know that it begins again.
                     raise InputError(
-                        f'{error} With EMAHook a validation cannot begin twice. Go on '
-                        'with --resume.'
+                        f'{error} With EMAHook, or in several processes, a validation '
+                        'cannot begin twice. Go on with --resume.'
                     ) from error
                 self._restart_workers(loop.dataloader, error)
                 for metric in loop.evaluator.metrics:

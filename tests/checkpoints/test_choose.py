@@ -1,9 +1,12 @@
+import logging
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from sapiens_plugin.checkpoints.choose import choose, whole_ones
+from sapiens_plugin.checkpoints import frozen
+from sapiens_plugin.checkpoints.choose import choose, choose_for, whole_ones
 from sapiens_plugin.checkpoints.saving import save_to_local
 from sapiens_plugin.errors import InputError
 
@@ -43,6 +46,23 @@ def test_else_the_furthest_whole_one(three):
     choice = choose(at_10, three)
     assert choice.path == at_20
     assert len(choice.passed_over) == 2
+
+
+def test_what_lacks_its_frozen_weights_for_now_keeps_its_name(three, tmp_path, caplog):
+    note = frozen.set_aside({'b': torch.ones(3)}, tmp_path)
+    at_40 = tmp_path / 'iter_40.pth'
+    save_to_local({'meta': {'iter': 40}, 'state_dict': {}, frozen.KEY: note}, at_40)
+    away = (tmp_path / note['file']).rename(tmp_path / 'away')
+    damage(three[0])
+
+    def chosen():
+        return Path(choose_for(tmp_path, tmp_path, logger=logging.getLogger()))
+
+    assert chosen() == three[2]
+    assert 'there is no such file' in caplog.text and at_40.exists()
+    assert three[0].with_name('iter_30.pth.damaged').exists()
+    away.rename(tmp_path / note['file'])  # as the warning says
+    assert chosen() == at_40
 
 
 def test_one_that_is_missing_is_passed_over(three, tmp_path):

@@ -1,10 +1,12 @@
 """Checkpoints by time, full disks, and what a run is resumed from."""
 
+import errno
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmpose.evaluation.metrics import CocoMetric
 
 from sapiens_plugin.checkpoints import saving
 from sapiens_plugin.checkpoints.loading import load_from_local
@@ -331,6 +334,67 @@ def test_what_a_kill_left_over_goes_with_the_next_start(cfg, make_runner):
     assert names(runner.work_dir, 'epoch_*') == ['epoch_3.pth']
 
 
+@pytest.mark.parametrize('loop', ['iterations', 'epochs', 'resumable'])
+def test_those_by_iteration_are_the_users(cfg, make_runner, loop):
+    """They have the names of those by time, which go when the run is over."""
+    cfg.default_hooks.checkpoint = dict(
+        type='sapiens_plugin.CheckpointHook',
+        interval_minutes=None,
+        by_epoch=False,
+        interval=2,
+        max_keep_ckpts=-1,
+    )
+    set_warmup(cfg, 0)
+    cfg.param_scheduler = None
+    sampler = dict(type='InfiniteSampler' if loop == 'iterations' else 'DefaultSampler')
+    if loop == 'iterations':
+        cfg.train_cfg = dict(by_epoch=False, max_iters=6, val_interval=3)
+        cfg.log_processor.by_epoch = False
+        cfg.custom_hooks = [h for h in cfg.custom_hooks if 'PhaseSwitch' not in h.type]
+    elif loop == 'epochs':
+        cfg.train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=1)
+    else:
+        cfg.train_cfg.max_epochs = 2
+        sampler = cfg.train_dataloader.sampler
+    cfg.train_dataloader.sampler = sampler
+    make_runner(cfg).train()
+    assert by_time(cfg.work_dir) == [2, 4, 6]
+    assert last(cfg.work_dir) == 'iter_6.pth'
+    if loop == 'iterations':
+        cfg.resume, cfg.load_from = True, f'{cfg.work_dir}/iter_4.pth'
+        runner = make_runner(cfg)
+        runner.train()
+        assert runner.iter == 6
+
+
+def test_names_may_have_leading_zeros(cfg, make_runner):
+    cfg.default_hooks.checkpoint.filename_tmpl = 'epoch_{:03d}.pth'
+    make_runner(cfg).train()
+    assert last(cfg.work_dir) == 'epoch_003.pth'
+    with pytest.raises(InputError, match='another filename_tmpl'):
+        CheckpointHook(filename_tmpl='iter_{:06d}.pth')
+
+
+def test_a_copy_of_a_run_leaves_the_best_of_the_original(cfg, make_runner):
+    cfg.train_cfg.max_epochs = 2
+    make_runner(cfg).train()
+    original = Path(cfg.work_dir)
+    before = names(original)
+    cfg.work_dir = str(shutil.copytree(original, original.with_name('copy')))
+    cfg.resume, cfg.train_cfg.max_epochs = True, 3
+    make_runner(cfg).train()
+    assert names(original) == before
+    assert names(cfg.work_dir, 'best_*') == ['best_coco_AP_epoch_3.pth']
+
+
+def test_files_of_somebody_else_are_in_nobodys_way(cfg, make_runner):
+    def put(runner):
+        torch.save([1, 2], Path(runner.work_dir, 'mine.pth'))
+
+    make_runner(cfg, Do(put, at=2)).train()
+    assert last(cfg.work_dir) == 'epoch_3.pth'
+
+
 # --- Weights that do not train ------------------------------------------------------
 
 
@@ -507,6 +571,46 @@ def test_a_real_disk_that_fills_and_becomes_read_only(
     saved = load_from_local(f'{runner.work_dir}/epoch_3.pth')
     for name, value in undisturbed.model.state_dict().items():
         assert torch.equal(saved['state_dict'][name], value), name
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='mounts a tmpfs')
+def test_a_validation_without_room_for_its_results_goes_on(
+    cfg, make_runner, real_disk, monkeypatch
+):
+    folder, _ = real_disk
+    monkeypatch.setattr(tempfile, 'tempdir', str(folder))  # where they go
+    data = cfg.val_dataloader.dataset
+    cfg.val_evaluator = dict(
+        type='CocoMetric', ann_file=f'{data.data_root}/{data.ann_file}'
+    )
+
+    class Fill(Hook):
+        def before_val_epoch(self, runner):
+            if runner.epoch == 2:
+                with (folder / 'filler').open('wb', buffering=0) as file:
+                    with suppress(OSError):
+                        while True:
+                            file.write(bytes(4096))
+
+        def after_val_epoch(self, runner, metrics=None):
+            (folder / 'filler').unlink(missing_ok=True)
+            results.append('coco/AP' in metrics)
+
+    results = []
+    runner = make_runner(cfg, Fill())
+    runner.train()
+    assert results == [True, False, True]
+    assert 'This validation has no result: [Errno 28]' in log_of(runner)
+    # A test is for its result.
+    cfg.test_evaluator, cfg.load_from = cfg.val_evaluator, None
+    runner = make_runner(cfg)
+    monkeypatch.setattr(CocoMetric, 'compute_metrics', _refused)
+    with pytest.raises(OSError, match='No space left'):
+        runner.test()
+
+
+def _refused(*args):
+    raise OSError(errno.ENOSPC, 'No space left on device')
 
 
 def test_the_older_of_two_makes_room(cfg, make_runner, disk):
@@ -698,12 +802,33 @@ def test_a_pointer_that_cannot_be_written_costs_no_checkpoint(
     def refuse(path, target):
         raise CheckpointNotWritten(path, 'No space left on device', no_room=True)
 
-    monkeypatch.setattr(checkpoint_hook, 'set_last', refuse)
     runner = make_runner(cfg, stop_at(8))
-    with pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(checkpoint_hook, 'set_last', refuse)
         runner.train()
     assert by_time(cfg.work_dir) == [7, 8]
     assert 'iter_8.pth is whole; go on from it with --resume' in log_of(runner)
+    cfg.resume = True
+    assert resumed(cfg, make_runner)[0] == 8
+
+
+def test_what_was_gone_back_to_is_the_last(stopped, make_runner, refusing):
+    stopped.load_from = f'{stopped.work_dir}/epoch_1.pth'
+    refusing.add('all')  # leaves before anything is saved
+    with pytest.raises(Stopped):
+        make_runner(stopped, stop_at(4)).train()
+    refusing.clear()
+    stopped.load_from = None
+    assert resumed(stopped, make_runner)[0] == 3
+
+
+def test_the_config_of_a_resumed_run_can_be_tested_with(cfg, make_runner):
+    cfg.train_cfg.max_epochs, cfg.param_scheduler = 1, None
+    make_runner(cfg).train()
+    (best,) = Path(cfg.work_dir).glob('best_*.pth')
+    cfg.resume, cfg.load_from = True, str(best)
+    cfg.test_evaluator = cfg.val_evaluator
+    assert 'coco/AP' in make_runner(cfg).test()
 
 
 def test_a_copy_of_a_checkpoint_keeps_its_frozen_weights(cfg, make_runner):

@@ -194,10 +194,10 @@ def _check_training(cfg: Mapping) -> None:
     if cfg.get('val_dataloader'):
         _check_dataset(cfg.val_dataloader.dataset)
     init_cfg = cfg.model.get('backbone', {}).get('init_cfg')
-    if cfg.get('load_from'):
-        _check_weights(cfg.load_from)
-    if not cfg.get('resume') and isinstance(init_cfg, Mapping):
-        _check_weights(init_cfg.get('checkpoint'))
+    if not cfg.get('resume'):  # CheckpointHook looks at what is resumed from
+        _check_weights(cfg.get('load_from'))
+        if isinstance(init_cfg, Mapping):
+            _check_weights(init_cfg.get('checkpoint'))
     _check_work_dir(cfg)
     if not cfg.get('resume'):
         _check_nothing_is_lost(cfg)

@@ -129,6 +129,8 @@ def choose(last: Path | None, others: Iterable[Path]) -> Choice | None:
 
 def _check(named: Path, others: set[Path]) -> None:
     try:
+        if not named.is_file():
+            raise InputError(f'The checkpoint {named} does not exist.')
         load_from_local(named)
     except InputError as error:
         beside = ' and '.join(map(str, whole_ones(others - {named}, at_most=2)))

@@ -3,6 +3,7 @@
 import errno
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .sealed import save_sealed, sync, sync_directory
 # Bytes to be left on a disk: for the histories of the log in a checkpoint, which are
 # no tensors, and for what else a run writes.
 RESERVE = 256 * 1024**2
+_reserve = RESERVE
 
 
 class CheckpointNotWritten(InputError):
@@ -25,17 +27,18 @@ class CheckpointNotWritten(InputError):
     Args:
         path: The file.
         reason: What is wrong, as a clause.
-        no_room: Whether more room would mend it.
+        lacks: The bytes of room that would mend it, as far as they are known; None if
+            none would.
     """
 
-    def __init__(self, path: Path, reason: str, *, no_room: bool):
+    def __init__(self, path: Path, reason: str, *, lacks: int | None = None):
         super().__init__(
             f'The checkpoint {path} could not be written: {reason}. Older checkpoints '
             'are as they were. Make room, or name another disk with '
             '--cfg-options default_hooks.checkpoint.out_dir=PATH, and go on with '
             '--resume.'
         )
-        self.path, self.reason, self.no_room = path, reason, no_room
+        self.path, self.reason, self.lacks = path, reason, lacks
 
 
 def save_to_local(checkpoint: Any, path: str | Path) -> None:
@@ -56,7 +59,7 @@ def save_to_local(checkpoint: Any, path: str | Path) -> None:
     needed = _bytes_of(checkpoint)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(path.parent).free < needed + RESERVE:
+        if shutil.disk_usage(path.parent).free < needed + _reserve:
             raise OSError(errno.ENOSPC, 'No space left on device')
         save_sealed(checkpoint, path)
     except (OSError, RuntimeError) as error:
@@ -64,10 +67,27 @@ def save_to_local(checkpoint: Any, path: str | Path) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        reason = cause.strerror or str(cause)
+        reason, lacks = cause.strerror or str(cause), None
         if is_full_disk(cause):
-            reason += _room(path.parent, needed)
-        raise CheckpointNotWritten(path, reason, no_room=is_full_disk(cause)) from error
+            free = shutil.disk_usage(path.parent).free
+            lacks = max(0, needed + _reserve - free)
+            reason += (
+                f' (it needs {gigabytes(needed)}'
+                + (f', and {gigabytes(_reserve)} are left free' if _reserve else '')
+                + f'; there are {gigabytes(free)})'
+            )
+        raise CheckpointNotWritten(path, reason, lacks=lacks) from error
+
+
+@contextmanager
+def to_the_last_byte() -> Iterator[None]:
+    """Let checkpoints take the reserve, of a run that writes nothing else any more."""
+    global _reserve
+    _reserve, kept = 0, _reserve
+    try:
+        yield
+    finally:
+        _reserve = kept
 
 
 def write_pointer(path: Path, target: str) -> None:
@@ -83,16 +103,8 @@ def write_pointer(path: Path, target: str) -> None:
         sync_directory(path.parent)
     except OSError as error:
         raise CheckpointNotWritten(
-            path, error.strerror or str(error), no_room=is_full_disk(error)
+            path, error.strerror or str(error), lacks=0 if is_full_disk(error) else None
         ) from error
-
-
-def _room(folder: Path, needed: int) -> str:
-    free = shutil.disk_usage(folder).free
-    return (
-        f' (it needs {gigabytes(needed + RESERVE)}, of which {gigabytes(RESERVE)} are '
-        f'left free; there are {gigabytes(free)})'
-    )
 
 
 def _bytes_of(content: Any) -> int:

@@ -155,10 +155,7 @@ def _save_hashing(content: Any, file: BinaryIO | None) -> str:
 
 @lru_cache(maxsize=64)
 def _verify(path: Path, size: int, *_times: int) -> str | None:
-    way_out = (
-        'Take another one, or copy it again from where it is whole; `--resume` without '
-        'a path takes the newest whole one of the work directory.'
-    )
+    way_out = 'Take another one, or copy it again from where it is whole.'
     try:
         with open(path, 'rb') as file:
             seal = _read_seal(file, size)

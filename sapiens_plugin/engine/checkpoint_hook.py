@@ -24,7 +24,7 @@ from sapiens_plugin.checkpoints.run_files import (
     set_last,
     unfinished,
 )
-from sapiens_plugin.checkpoints.saving import CheckpointNotWritten
+from sapiens_plugin.checkpoints.saving import CheckpointNotWritten, to_the_last_byte
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
 
@@ -266,7 +266,7 @@ class CheckpointHook(StockCheckpointHook):
         checkpoint[frozen.KEY] = self._note
 
     def save_now(self, runner: Runner) -> Path | None:
-        """Save a checkpoint by time, though it may not be time.
+        """Save a checkpoint by time, though it may not be time, of a run that leaves.
 
         To be called by all processes, in ``after_train_iter`` between two optimizer
         steps or during a validation; the main process saves.
@@ -277,7 +277,10 @@ class CheckpointHook(StockCheckpointHook):
         """
         if not isinstance(runner.train_loop, ResumableTrainLoop):
             return None
-        answer = [self._save_by_time(runner) if is_main_process() else None]
+        answer = [None]
+        if is_main_process():
+            with to_the_last_byte():
+                answer = [self._save_by_time(runner, leaving=True)]
         broadcast_object_list(answer)
         return answer[0]
 
@@ -287,7 +290,7 @@ class CheckpointHook(StockCheckpointHook):
 
     # --- Saving -------------------------------------------------------------------
 
-    def _save_by_time(self, runner: Runner) -> Path | None:
+    def _save_by_time(self, runner: Runner, *, leaving: bool = False) -> Path | None:
         # In a validation the iteration has been counted already.
         in_validation = runner.train_loop.validation_due
         iteration = runner.iter if in_validation else runner.iter + 1
@@ -313,7 +316,12 @@ class CheckpointHook(StockCheckpointHook):
 
         started = time.monotonic()
         if error := self._write(runner, save):
-            self._try_later(runner, error)
+            if leaving:
+                runner.logger.warning(
+                    f'{error.path} could not be written: {error.reason}.'
+                )
+            else:
+                self._try_later(runner, error)
             return None
         seconds = time.monotonic() - started
         runner.logger.info(f'Saved {path} in {seconds:.1f} s.')
@@ -475,7 +483,7 @@ class CheckpointHook(StockCheckpointHook):
             try:
                 save()
             except CheckpointNotWritten as error:
-                if error.no_room and self._remove_by_time(runner, oldest=True):
+                if error.lacks is not None and self._make_room(runner, error.lacks):
                     continue
                 return error
             return None
@@ -510,24 +518,11 @@ class CheckpointHook(StockCheckpointHook):
 
     # --- Removing -----------------------------------------------------------------
 
-    def _remove_by_time(self, runner: Runner, *, oldest: bool = False) -> bool:
-        """Remove what is too many of the checkpoints by time, or the older of two.
-
-        Returns:
-            Whether one has gone.
-        """
-        removed = False
+    def _remove_by_time(self, runner: Runner) -> None:
+        """Remove what is too many of the checkpoints by time, and what they needed."""
         try:
-            # By the clock, which may have been put back; the last ones stay anyway.
-            stay = {self._just_saved}
-            if last := last_of(runner.work_dir):
-                stay.add(self._folder / Path(last).name)
-            paths = sorted(
-                self._by_time(), key=lambda p: (p in stay, p.stat().st_mtime_ns)
-            )
-            too_many = paths[:-1][:1] if oldest else paths[: -self.max_keep_by_time]
-            for path in too_many:
-                removed = self._remove(runner, path) or removed
+            for path in self._oldest_first(runner)[: -self.max_keep_by_time]:
+                self._remove(runner, path)
             frozen.remove_unused(
                 # Somebody may have copied one under a name of their own.
                 [p for p in self._folder.glob('*.pth') if not frozen.is_one(p)],
@@ -536,7 +531,29 @@ class CheckpointHook(StockCheckpointHook):
             )
         except OSError as error:
             _warn_of_rest(runner, error)
-        return removed
+
+    def _make_room(self, runner: Runner, lacks: int) -> bool:
+        """Give up the oldest of several checkpoints by time, where that is of use.
+
+        Returns:
+            Whether it has gone.
+        """
+        try:
+            spare = self._oldest_first(runner)[:-1]
+            if not spare or sum(path.stat().st_size for path in spare) < lacks:
+                return False
+        except OSError as error:
+            _warn_of_rest(runner, error)
+            return False
+        runner.logger.info(f'{spare[0]} is given up: a newer one needs the room.')
+        return self._remove(runner, spare[0])
+
+    def _oldest_first(self, runner: Runner) -> list[Path]:
+        # By the clock, which may have been put back; the last ones are last anyway.
+        last = {self._just_saved}
+        if name := last_of(runner.work_dir):
+            last.add(self._folder / Path(name).name)
+        return sorted(self._by_time(), key=lambda p: (p in last, p.stat().st_mtime_ns))
 
     def _by_time(self) -> list[Path]:
         # With by_epoch=False those of interval have such names: they are the user's.

@@ -91,7 +91,11 @@ class InterruptHook(Hook):
     def _leave_if_asked(self, runner: Runner) -> None:
         signum = highest_of_all(self._signum)
         if signum:
-            raise Interrupted(signum, saved=save_now(runner))
+            saved = save_now(runner)
+            runner.logger.info(
+                f'{signal.Signals(signum).name}: the run ends here. --resume goes on.'
+            )
+            raise Interrupted(signum, saved=saved)
 
     def _note(self, signum: int, frame: object) -> None:
         if os.getpid() != self._process:  # a child of fork

@@ -165,8 +165,9 @@ class _Watch:
                 f'have not moved in {self.steps} optimizer steps: {_listed(idle)}. '
                 'They take no gradient from the loss, or the optimizer does not have '
                 'them: a hook, a paramwise_cfg or a model of your own may detach or '
-                'leave them out. Give what should not train requires_grad=False, as '
-                'model.backbone.frozen_stages does.'
+                'leave them out, or the loss is 0, as without a labelled keypoint '
+                '(tools/check_dataset.py tells). Give what should not train '
+                'requires_grad=False, as model.backbone.frozen_stages does.'
             )
         if astray:
             raise InputError(

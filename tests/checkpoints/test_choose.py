@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sapiens_plugin.checkpoints import frozen
+from sapiens_plugin.checkpoints import frozen, run_files
 from sapiens_plugin.checkpoints.choose import choose, choose_for, whole_ones
 from sapiens_plugin.checkpoints.saving import save_to_local
 from sapiens_plugin.errors import InputError
@@ -63,6 +63,21 @@ def test_what_lacks_its_frozen_weights_for_now_keeps_its_name(three, tmp_path, c
     assert three[0].with_name('iter_30.pth.damaged').exists()
     away.rename(tmp_path / note['file'])  # as the warning says
     assert chosen() == at_40
+
+
+def test_wherever_checkpoints_have_gone_they_are_found(three, tmp_path):
+    work_dir, folder = tmp_path / 'work', tmp_path / 'disk' / 'work'
+    work_dir.mkdir()
+    assert choose_for(work_dir, folder, logger=logging.getLogger()) is None
+    save_to_local({'meta': {'iter': 5}}, work_dir / 'epoch_1.pth')
+    chosen = choose_for(work_dir, folder, logger=logging.getLogger())
+    assert chosen == str(work_dir / 'epoch_1.pth')
+    run_files.set_last(work_dir, tmp_path / 'iter_40.pth')  # gone
+    chosen = choose_for(work_dir, folder, logger=logging.getLogger())
+    assert chosen == str(three[0])
+    save_to_local({'meta': {'iter': 31}}, folder / 'iter_31.pth')
+    chosen = choose_for(work_dir, folder, logger=logging.getLogger())
+    assert chosen == str(folder / 'iter_31.pth')
 
 
 def test_one_that_is_missing_is_passed_over(three, tmp_path):

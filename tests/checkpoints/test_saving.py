@@ -15,6 +15,7 @@ from sapiens_plugin.checkpoints.saving import (
     RESERVE,
     CheckpointNotWritten,
     save_to_local,
+    to_the_last_byte,
     write_pointer,
 )
 from sapiens_plugin.checkpoints.sealed import verify
@@ -44,7 +45,7 @@ def test_a_write_that_fails_midway_costs_no_checkpoint(tmp_path):
         save_to_local(SMALL, path)
         with pytest.raises(CheckpointNotWritten, match='File too large') as caught:
             save_to_local(LARGE, path)
-    assert not caught.value.no_room
+    assert caught.value.lacks is None
     assert [file.name for file in tmp_path.iterdir()] == ['epoch_1.pth']
     assert load_from_local(path)['state_dict']['a'].tolist() == [0]
 
@@ -59,7 +60,7 @@ def test_a_disk_that_fills_midway_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, 'save', fill_disk)
     with pytest.raises(CheckpointNotWritten) as caught:
         save_to_local(SMALL, path)
-    assert caught.value.no_room and caught.value.path == path
+    assert caught.value.lacks == 0 and caught.value.path == path
     assert 'No space left on device' in str(caught.value)
     assert path.read_bytes() == b'as it was'
     assert list(tmp_path.iterdir()) == [path]
@@ -82,10 +83,14 @@ def test_room_is_looked_at_before_the_first_byte(tmp_path, monkeypatch):
         with pytest.raises(CheckpointNotWritten) as caught:
             save_to_local(checkpoint, path)
     message = str(caught.value)
-    assert caught.value.no_room
+    assert caught.value.lacks == 1
     assert f'{path} could not be written: No space left on device' in message
-    assert 'needs 298.4 MB, of which 268.4 MB are left free; there are 298.4' in message
+    assert 'needs 30.0 MB, and 268.4 MB are left free; there are 298.4 MB)' in message
     assert 'default_hooks.checkpoint.out_dir' in message and '--resume' in message
+    with to_the_last_byte():
+        save_to_local(checkpoint, path)
+    with pytest.raises(CheckpointNotWritten):
+        save_to_local(checkpoint, path)
     room['free'] += 1
     save_to_local(checkpoint, path)
     assert verify(path)
@@ -111,7 +116,7 @@ def test_a_directory_that_became_read_only_is_named(step, tmp_path, monkeypatch)
         monkeypatch.setattr(Path, step, refuse)
     with pytest.raises(CheckpointNotWritten, match='Read-only file system') as caught:
         save_to_local(LARGE, path)
-    assert not caught.value.no_room
+    assert caught.value.lacks is None
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == [path]
     assert load_from_local(path)['state_dict']['a'].tolist() == [0]

@@ -300,6 +300,16 @@ def test_detections_in_a_pickle_are_not_opened(demo, tmp_path):
         )
 
 
+def test_labels_of_which_none_is_visible_are_not_evaluated(content, build):
+    for entry in content['annotations']:
+        entry['keypoints'][2::3] = [0] * 17
+    build(content)
+    with pytest.raises(InputError, match='all visibility flags are 0'):
+        build(content, test_mode=True)
+    content['annotations'][-1]['keypoints'][2] = 1
+    build(content, test_mode=True)
+
+
 @pytest.mark.skipif(sys.platform == 'win32', reason='sets a locale of Unix')
 def test_the_metric_reads_utf8_whatever_the_system_writes(content, tmp_path):
     content['images'][0]['file_name'] = 'Á.jpg'

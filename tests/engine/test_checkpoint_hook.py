@@ -482,7 +482,7 @@ def disk(cfg, monkeypatch):
         files = [p for p in Path(folder).glob('*') if p.suffix in ('.pth', '.part')]
         return SimpleNamespace(free=disk.size - sum(p.stat().st_size for p in files))
 
-    monkeypatch.setattr(saving, 'RESERVE', 0)
+    monkeypatch.setattr(saving, '_reserve', 0)
     monkeypatch.setattr(saving.shutil, 'disk_usage', usage)
     return disk
 
@@ -496,9 +496,7 @@ def refusing(monkeypatch):
 
     def save(checkpoint, path):
         if Path(path).name in refusing or 'all' in refusing:
-            raise CheckpointNotWritten(
-                Path(path), 'Read-only file system', no_room=False
-            )
+            raise CheckpointNotWritten(Path(path), 'Read-only file system')
         real(checkpoint, path)
 
     monkeypatch.setattr(compat, 'save_to_local', save)
@@ -539,7 +537,7 @@ def test_a_real_disk_that_fills_and_becomes_read_only(
     cfg, make_runner, real_disk, monkeypatch
 ):
     folder, call = real_disk
-    monkeypatch.setattr(saving, 'RESERVE', -(10**9))  # to be told by the disk itself
+    monkeypatch.setattr(saving, '_reserve', -(10**9))  # to be told by the disk itself
     monkeypatch.setattr(checkpoint_hook, '_RETRY', 0)
     cfg.visualizer.vis_backends.append(dict(type='sapiens_plugin.CsvVisBackend'))
     undisturbed = make_runner(cfg)
@@ -627,11 +625,38 @@ def test_the_older_of_two_makes_room(cfg, make_runner, disk):
     with pytest.raises(InputError, match='its last state could not be saved'):
         runner.train()  # phase 2 needs more than there is
     assert seen[2] == [1, 2] and seen[3] == [2, 3] and seen[4] == [3, 4]
-    assert 'could not be written: No space left' in log_of(runner)
-    # With one left, that one is never given up.
-    assert by_time(runner.work_dir) == [6]
+    log = log_of(runner)
+    assert 'could not be written: No space left' in log
+    assert 'iter_1.pth is given up: a newer one needs the room.' in log
+    # Where it would not be enough, none is.
+    assert by_time(runner.work_dir) == [5, 6] and 'iter_5.pth is given up' not in log
     assert last(runner.work_dir) == 'iter_6.pth'
     assert not names(runner.work_dir, '*.part')
+
+
+def test_who_leaves_may_fill_the_disk(cfg, make_runner, disk, monkeypatch):
+    cfg.default_hooks.checkpoint.update(interval=10, interval_minutes=1000)
+    monkeypatch.setattr(saving, '_reserve', 10**12)
+    saved = []
+
+    def leave(runner):
+        disk.size = 10**8
+        hook = hook_of(runner)
+        assert hook._save_by_time(runner) is None
+        saved.append(hook.save_now(runner))
+        disk.size = 0
+        hook._just_saved = None
+        assert hook.save_now(runner) is None
+        raise Stopped
+
+    runner = make_runner(cfg, Do(leave, at=4))
+    with pytest.raises(Stopped):
+        runner.train()
+    assert load_from_local(saved[0])['meta']['iter'] == 4
+    *_, first, last_warning = log_of(runner).split('WARNING - ')
+    assert 'could not be written' in first and 'in a minute' in first
+    assert 'iter_4.pth could not be written' in last_warning
+    assert 'minute' not in last_warning and 'goes on' not in last_warning
 
 
 def test_a_full_disk_does_not_stop_the_run(cfg, make_runner, disk, clock):
@@ -654,7 +679,7 @@ def test_a_full_disk_does_not_stop_the_run(cfg, make_runner, disk, clock):
     assert seen == {i: [] if i < 6 else [6] for i in range(1, 10)}
     assert re.findall(
         r'iter_(\d)\.pth could not be written: No space left on device \(it needs '
-        r'0\.7 MB, of which .*\)\. The run goes on.* It is tried again in a minute\.',
+        r'0\.7 MB; there are .*\)\. The run goes on.* It is tried again in a minute\.',
         log_of(runner),
     ) == ['2', '4']
 
@@ -799,10 +824,18 @@ def test_a_clock_that_was_put_back_costs_no_checkpoint(stopped, make_runner):
 def test_a_pointer_that_cannot_be_written_costs_no_checkpoint(
     cfg, make_runner, monkeypatch
 ):
-    def refuse(path, target):
-        raise CheckpointNotWritten(path, 'No space left on device', no_room=True)
+    real = checkpoint_hook.set_last
 
-    runner = make_runner(cfg, stop_at(8))
+    def refuse(work_dir, path):
+        if Path(path).name == 'iter_8.pth':
+            raise CheckpointNotWritten(path, 'No space left on device', lacks=0)
+        real(work_dir, path)
+
+    def put_clock_back(runner):
+        for path in Path(runner.work_dir).glob('iter_*.pth'):
+            os.utime(path, (time.time() + 3600, path.stat().st_mtime + 3600))
+
+    runner = make_runner(cfg, Do(put_clock_back, at=7), stop_at(8))
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(checkpoint_hook, 'set_last', refuse)
         runner.train()
@@ -953,6 +986,12 @@ def test_a_damaged_file_that_was_asked_for_is_refused(stopped, make_runner):
     message = str(caught.value)
     assert 'iter_4.pth is damaged' in message
     assert re.search(r'Whole ones beside it: \S*iter_5\.pth and \S*epoch_1', message)
+
+
+def test_a_file_that_is_not_there_is_told_with_those_that_are(stopped, make_runner):
+    stopped.load_from = f'{stopped.work_dir}/iter_99.pth'
+    with pytest.raises(InputError, match=r'iter_99\.pth does not exist\. Whole ones'):
+        make_runner(stopped).train()
 
 
 def test_a_damaged_file_is_not_tested(stopped, make_runner):

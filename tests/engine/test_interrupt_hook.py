@@ -7,11 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+from mmengine.hooks import EMAHook
 
+from sapiens_plugin.engine.interrupt_hook import InterruptHook
+from sapiens_plugin.engine.train_loop import ResumableTrainLoop
 from sapiens_plugin.launch import resume_command
 
 posix = pytest.mark.skipif(sys.platform == 'win32', reason='signals of POSIX')
@@ -142,6 +147,34 @@ def test_a_terminal_that_is_closed_saves_too(job, repo, tmp_path):
         process.wait()
     assert len(list((tmp_path / 'work').glob('iter_*.pth'))) == 1
     assert 'iter_' in (tmp_path / 'work' / 'last_checkpoint').read_text('utf-8')
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    assert 'SIGHUP: the run ends here. --resume goes on.' in log.read_text('utf-8')
+
+
+@posix
+def test_what_is_ignored_stays_so():
+    """As SIGHUP is under ``nohup``."""
+    loop = object.__new__(ResumableTrainLoop)
+    loop.at_end = ExitStack()
+    before = {n: signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGTERM)}
+    hook = InterruptHook()
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        hook.before_train(SimpleNamespace(train_loop=loop))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == hook._note
+        loop.at_end.close()
+        assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_validation_of_averages_is_finished_first():
+    hook = InterruptHook()
+    for hooks, batches in (([], 3), ([object.__new__(EMAHook)], 0)):
+        hook.before_val_epoch(SimpleNamespace(hooks=hooks, val_dataloader=[1, 2, 3]))
+        assert hook._common_val_batches == batches
 
 
 # What makes a training take its time where a signal finds it.

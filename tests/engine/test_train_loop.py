@@ -378,6 +378,22 @@ def test_the_loop_gives_the_model_what_a_hook_has_put_there(job, make_runner):
     assert given == ['another'] * 9
 
 
+@pytest.mark.parametrize(
+    'done, before, there', [(4, 6, 16), (5, 6, 12), (4, 7, 12), (7, 6, 12)]
+)
+def test_only_between_two_steps_an_epoch_goes_on(done, before, there):
+    """An accumulation may have changed, and the number of batches not."""
+    warnings = []
+    loop = object.__new__(ResumableTrainLoop)
+    loop.dataloader, loop._counts = range(6), 2
+    loop._runner = SimpleNamespace(
+        logger=SimpleNamespace(warning=warnings.append), val_loop=None
+    )
+    meta = dict(epoch=2, iter=12 + done, steps_per_epoch=before)
+    loop.resume_from(meta)
+    assert meta['iter'] == there and len(warnings) == (there == 12)
+
+
 def test_processes_and_iterations_draw_different_numbers(monkeypatch):
     def draw(rank, iteration):
         monkeypatch.setattr(train_loop, 'get_rank', lambda: rank)

@@ -77,6 +77,13 @@ def check_evaluated(
     _raise_first(_evaluation_problems(annotations, keypoints, area=area), path)
     known = {category['id'] for category in content['categories']}
     _raise_first(_uncounted_problems(annotations, known), path)
+    flags = (one.get('keypoints', ())[2::3] for one in annotations)
+    if annotations and not any(max(each, default=0) > 0 for each in flags):
+        raise InputError(
+            f'{path} would spoil the job: no annotation has a labelled keypoint, all '
+            'visibility flags are 0, so AP would stay at -1. Is it the right file, or '
+            'did an export leave the flags out?'
+        )
 
 
 def _raise_first(problems: Iterator[tuple[Kind, str]], path: str) -> None:

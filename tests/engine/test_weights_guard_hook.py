@@ -243,6 +243,7 @@ def test_weights_to_start_from_are_in_the_model(job, make_runner, archive):
     # Overrules the backbone's.
     job.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(archive))
     job.load_from = f'{job.work_dir}/epoch_3.pth'
+    job.work_dir += '_2'  # or it may write into the log of the same second
     runner = make_runner(job)
     runner.train()
     assert said(runner)[0].endswith('epoch_3.pth are in the model.')

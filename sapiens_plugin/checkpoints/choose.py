@@ -41,7 +41,8 @@ def choose_for(
         OSError: A directory or ``last_checkpoint`` cannot be read.
     """
     if named:
-        _check(Path(named), resumable(Path(named).parent, filename_tmpl))
+        path = Path(named).expanduser()
+        _check(path, resumable(path.parent, filename_tmpl))
         return named
     text = last_of(work_dir)
     if text and '://' in text:

@@ -1,5 +1,6 @@
 """Workers of a data loader: their deaths, and the signals that others send them."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -177,6 +178,26 @@ def test_shared_memory_of_a_killed_worker_is_a_death():
     with pytest.raises(DeadWorkers, match='SIGKILL'):
         for _ in iterator:
             pass
+
+
+@linux
+def test_workers_leave_the_directory_of_their_parent(tmp_path):
+    config = multiprocessing.current_process()._config
+    before = config.get('tempdir')
+    config['tempdir'] = str(tmp_path / 'sockets')  # as a fork server has it
+    (tmp_path / 'sockets').mkdir()
+    try:
+        for _ in range(2):
+            assert len(list(loader_of(Numbers()))) == 16
+            assert (tmp_path / 'sockets').is_dir()
+        iterator = iter(loader_of(Numbers()))
+        next(iterator)
+        for worker in iterator._workers:
+            worker.terminate()
+            worker.join()
+        assert (tmp_path / 'sockets').is_dir()
+    finally:
+        config['tempdir'] = before
 
 
 @pytest.fixture

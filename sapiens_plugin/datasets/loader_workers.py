@@ -117,13 +117,10 @@ def heed_parent_alone() -> None:
     if sys.platform == 'linux':  # elsewhere there is no telling who has sent a signal
         parent = multiprocessing.parent_process().pid
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        arguments = (parent, _own_directory())
-        Thread(target=_leave_with, args=arguments, daemon=True).start()
-
-
-def _own_directory() -> str | None:
-    """Return where multiprocessing keeps the sockets of this process, if anywhere."""
-    return multiprocessing.current_process()._config.get('tempdir')
+        # For the sockets by which shared memory is handed over: a directory of its own,
+        # which it can remove, not the parent's, which others need.
+        multiprocessing.current_process()._config.pop('tempdir', None)
+        Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
 def _without_lost_connections(excepthook: Callable) -> Callable:
@@ -137,7 +134,7 @@ def _without_lost_connections(excepthook: Callable) -> Callable:
     return hook
 
 
-def _leave_with(parent: int, inherited: str | None) -> None:
+def _leave_with(parent: int) -> None:
     # The parent, or the server that forks for it.
     serves = multiprocessing.get_start_method() == 'forkserver'
     above = os.getppid() if serves else parent
@@ -147,9 +144,7 @@ def _leave_with(parent: int, inherited: str | None) -> None:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
         if received is not None and received.si_pid == parent:
             break
-    # That of the socket by which shared memory is handed over, if it was used. A child
-    # of fork may use its parent's, which others need.
-    directory = _own_directory()
-    if directory not in (None, inherited):
+    directory = multiprocessing.current_process()._config.get('tempdir')
+    if directory is not None:
         shutil.rmtree(directory, ignore_errors=True)
     os._exit(0)

@@ -181,23 +181,15 @@ def test_shared_memory_of_a_killed_worker_is_a_death():
 
 
 @linux
-def test_workers_leave_the_directory_of_their_parent(tmp_path):
+def test_workers_leave_the_directory_of_their_parent(tmp_path, monkeypatch):
     config = multiprocessing.current_process()._config
-    before = config.get('tempdir')
-    config['tempdir'] = str(tmp_path / 'sockets')  # as a fork server has it
-    (tmp_path / 'sockets').mkdir()
-    try:
-        for _ in range(2):
-            assert len(list(loader_of(Numbers()))) == 16
-            assert (tmp_path / 'sockets').is_dir()
-        iterator = iter(loader_of(Numbers()))
-        next(iterator)
-        for worker in iterator._workers:
-            worker.terminate()
-            worker.join()
-        assert (tmp_path / 'sockets').is_dir()
-    finally:
-        config['tempdir'] = before
+    monkeypatch.setitem(config, 'tempdir', str(tmp_path))  # as with a fork server
+    iterator = iter(loader_of(Numbers()))
+    next(iterator)
+    for worker in iterator._workers:
+        worker.terminate()
+        worker.join()
+    assert tmp_path.is_dir()
 
 
 @pytest.fixture
@@ -290,7 +282,12 @@ def test_the_parent_can_end_a_worker():
 
 
 @linux
-def test_workers_leave_no_files(tmp_path, monkeypatch):
+@pytest.mark.parametrize('parent_has_one', [False, True])
+def test_workers_leave_no_files(parent_has_one, tmp_path_factory, monkeypatch):
+    config = multiprocessing.current_process()._config
+    folder = str(tmp_path_factory.mktemp('parent')) if parent_has_one else None
+    monkeypatch.setitem(config, 'tempdir', folder)
+    tmp_path = tmp_path_factory.mktemp('workers')
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     iterator = iter(loader_of(Numbers()))
     for _ in range(2):

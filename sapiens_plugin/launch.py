@@ -70,6 +70,7 @@ def main(tool: str) -> None:
         else:
             _check_test(stock.merge_args(cfg, args))
         stock.main()
+        _leave_group()
     except InputError as error:
         message = _WRAPPING.sub('', str(error)).strip()
         print(f'\ntools/{tool}.py: {message}', file=sys.stderr)
@@ -85,6 +86,14 @@ def main(tool: str) -> None:
             raise
         print(f'\ntools/{tool}.py: interrupted.', file=sys.stderr)
         sys.exit(130)
+
+
+def _leave_group() -> None:
+    """Part from the other processes; threads left over would abort the exit."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _is_ctrl_c(error: BaseException | None) -> bool:

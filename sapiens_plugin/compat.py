@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sapiens_plugin.checkpoints import frozen
 from sapiens_plugin.checkpoints.loading import load_from_local
 from sapiens_plugin.checkpoints.saving import save_to_local
 from sapiens_plugin.datasets import loader_workers
@@ -327,10 +328,10 @@ def _load_from_local(path: str, map_location: Any = None) -> dict:
     from mmengine.logging import print_log
 
     checkpoint = load_from_local(path)
-    if 'frozen' in checkpoint:
+    if frozen.KEY in checkpoint:
         print_log(
             'The weights that did not train come from '
-            f'{Path(path).with_name(checkpoint["frozen"]["file"])}.',
+            f'{Path(path).with_name(checkpoint[frozen.KEY]["file"])}.',
             logger='current',
         )
     return checkpoint

@@ -12,6 +12,7 @@ from sapiens_plugin.data.free_space import nearest
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.job_config import read_job, stage_measurer
 from sapiens_plugin.planning.amounts import duration, size
+from sapiens_plugin.planning.job_reader import checkpoint_hook
 from sapiens_plugin.planning.machine_probe import probe_machine
 from sapiens_plugin.planning.plan import Plan, make_plan
 from sapiens_plugin.planning.plan_report import as_dict
@@ -36,8 +37,8 @@ def leave_plan(cfg: Config, work_dir: Path) -> str:
     except InputError as error:
         return f'There is no plan for this job. {error}'
     path = work_dir / PLAN_NAME
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    said = _summary(plan) + _room(plan, folder_of(work_dir, hook.get('out_dir')))
+    out_dir = checkpoint_hook(cfg).get('out_dir')
+    said = _summary(plan) + _room(plan, folder_of(work_dir, out_dir))
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(as_dict(plan, []), indent=2))

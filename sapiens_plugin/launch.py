@@ -262,8 +262,9 @@ def _tell_plan(cfg: Mapping) -> None:
 def _check_nothing_is_lost(cfg: Mapping) -> None:
     """Refuse to begin anew in the place of a run."""
     from sapiens_plugin.checkpoints import run_files
+    from sapiens_plugin.planning.job_reader import checkpoint_hook
 
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    hook = checkpoint_hook(cfg)
     folder = run_files.folder_of(Path(cfg.work_dir).absolute(), hook.get('out_dir'))
     found = run_files.resumable(folder, hook.get('filename_tmpl') or run_files.BY_EPOCH)
     if found or run_files.last_of(cfg.work_dir):

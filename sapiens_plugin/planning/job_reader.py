@@ -116,9 +116,14 @@ def read_precision(cfg: Mapping) -> str:
     return precision
 
 
+def checkpoint_hook(cfg: Mapping) -> Mapping:
+    """Return the settings of the hook that saves; empty where there is none."""
+    return (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+
+
 def read_checkpoints(cfg: Mapping) -> Checkpoints:
     """Read what is written, and how much of it is kept."""
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    hook = checkpoint_hook(cfg)
     by_time = is_named(hook.get('type', ''), 'CheckpointHook') and (
         hook['type'].startswith('sapiens_plugin.')
         and hook.get('interval_minutes', 30) is not None

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -246,17 +245,8 @@ mp.start_processes(run, (sys.argv[1],), nprocs=2, start_method='fork')
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='it forks')
-def test_two_processes_stop_together(tmp_path):
-    answer = subprocess.run(
-        [sys.executable, '-c', PROCESS, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    first, second = sorted(
-        line for line in answer.stdout.splitlines() if line[:2] in ('0 ', '1 ')
-    )
+def test_two_processes_stop_together(two_processes, tmp_path):
+    first, second = two_processes(PROCESS, tmp_path)
     # The one at fault knew in step 1; a step of the optimizer ended with step 2.
     assert first.startswith('0 2 2 of 24 training images cannot be read')
     assert first[1:] == second[1:]

@@ -1,6 +1,5 @@
 import itertools
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -379,17 +378,8 @@ mp.start_processes(run, (sys.argv[1],), nprocs=2, start_method='fork')
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='it forks')
-def test_two_processes_decide_as_one(tmp_path):
-    answer = subprocess.run(
-        [sys.executable, '-c', PROCESS, str(tmp_path / 'store')],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    first, second = sorted(
-        line for line in answer.stdout.splitlines() if line[:2] in ('0 ', '1 ')
-    )
+def test_two_processes_decide_as_one(two_processes, tmp_path):
+    first, second = two_processes(PROCESS, tmp_path / 'store')
     assert first[1:] == second[1:]
     assert "['STEP', 'SKIP', 'STEP', 'SKIP', 'SKIP']" in first
     assert "'losses': [2.5, 2.5]" in first and "'skipped_in_a_row': 2" in first

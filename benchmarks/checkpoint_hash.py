@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from sapiens_plugin.checkpoints.sealed import save_sealed, sync, verify
+from sapiens_plugin.core.checkpoints.sealed import save_sealed, sync, verify
 
 HASHES = dict(
     blake2b=hashlib.blake2b, sha256=hashlib.sha256, md5=hashlib.md5, crc32=zlib.crc32

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sapiens_plugin.vit.architectures import ARCHITECTURES
+from sapiens_plugin.core.vit.architectures import ARCHITECTURES
 
 WAYS = ('mmengine', 'repaired')
 TASKS = ('save', 'load')
@@ -28,7 +28,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import load_checkpoint
-from sapiens_plugin.vit.model import SapiensViT
+from sapiens_plugin.core.vit.model import SapiensViT
 
 task, way, arch, path = sys.argv[1:]
 if way == 'repaired':

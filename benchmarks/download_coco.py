@@ -59,7 +59,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from sapiens_plugin.data.coco import Order, bring
-from sapiens_plugin.data.coco_layout import ANNOTATIONS, TRAIN, VAL
+from sapiens_plugin.core.coco.layout import ANNOTATIONS, TRAIN, VAL
 
 root, server, train, val, *flags = sys.argv[1:]
 parts = (
@@ -76,9 +76,9 @@ bring(Order(**order, **dict.fromkeys(flags, True)))
 TOOL = f"""
 import runpy, sys
 from dataclasses import replace
-from sapiens_plugin.data import coco_layout
+from sapiens_plugin.core.coco import layout
 for name in ('ANNOTATIONS', 'TRAIN', 'VAL'):
-    setattr(coco_layout, name, replace(getattr(coco_layout, name), size=None))
+    setattr(layout, name, replace(getattr(layout, name), size=None))
 sys.path.insert(0, {str(REPO / 'tools')!r})
 sys.argv[0] = {str(REPO / 'tools' / 'download_coco.py')!r}
 runpy.run_path(sys.argv[0], run_name='__main__')

@@ -36,7 +36,7 @@ from mmpose.evaluation.metrics import CocoMetric
 from PIL import Image
 
 import sapiens_plugin.registry  # noqa: F401  (repairs the stack)
-from sapiens_plugin.data.decode import decode
+from sapiens_plugin.core.images.decode import decode
 from sapiens_plugin.data.demo import make_demo
 from sapiens_plugin.datasets.blank_images import BlankUnreadable
 from sapiens_plugin.datasets.parts import image_paths

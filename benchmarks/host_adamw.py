@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sapiens_plugin.streaming.host_adamw import HostAdamW
-from sapiens_plugin.streaming.moments import moment_bytes
-from sapiens_plugin.vit.architectures import get_architecture
-from sapiens_plugin.vit.model import Block
+from sapiens_plugin.core.streaming.host_adamw import HostAdamW
+from sapiens_plugin.core.streaming.moments import moment_bytes
+from sapiens_plugin.core.vit.architectures import get_architecture
+from sapiens_plugin.core.vit.model import Block
 
 STOCK = 'torch.optim.AdamW(fused=True)'
 CLIPPING = 0.999  # a factor that takes many steps to make the gradients denormal

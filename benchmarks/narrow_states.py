@@ -28,11 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sapiens_plugin.streaming import moments
-from sapiens_plugin.streaming.chain import Placement, StreamedChain
-from sapiens_plugin.streaming.host_adamw import HostAdamW
-from sapiens_plugin.streaming.stage import Stage, owners_of
-from sapiens_plugin.vit.model import SapiensViT
+from sapiens_plugin.core.streaming import moments
+from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
+from sapiens_plugin.core.streaming.host_adamw import HostAdamW
+from sapiens_plugin.core.streaming.stage import Stage, owners_of
+from sapiens_plugin.core.vit.model import SapiensViT
 
 ARCH = dict(embed_dims=96, num_layers=4, num_heads=4, feedforward_channels=384)
 SIZE = 64  # px

@@ -15,7 +15,7 @@ from pathlib import Path
 
 STEP = """
 import time, torch
-from sapiens_plugin.vit.model import SapiensViT
+from sapiens_plugin.core.vit.model import SapiensViT
 vit = SapiensViT(dict(embed_dims=128, num_layers=4, num_heads=4,
                       feedforward_channels=512), img_size=(128, 96))
 images = torch.randn(16, 3, 128, 96)

@@ -17,11 +17,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from sapiens_plugin.core.vit.architectures import get_architecture
 from sapiens_plugin.job_config import read_job
 from sapiens_plugin.planning.arithmetic import training_work
 from sapiens_plugin.planning.job import Persons
 from sapiens_plugin.planning.machine_probe import probe_machine
-from sapiens_plugin.vit.architectures import get_architecture
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # Name, dims, layers, heads, input in px, channels of the head, images.

@@ -16,8 +16,8 @@ from pathlib import Path
 COMMON = """
 import json, resource, sys, time, warnings
 import torch
-from sapiens_plugin.vit.model import SapiensViT
-from sapiens_plugin.vit.lifting import load_backbone
+from sapiens_plugin.core.vit.model import SapiensViT
+from sapiens_plugin.core.vit.lifting import load_backbone
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,8 +1,9 @@
 """Print the memory that streamed jobs take: on the GPU, and in the host.
 
-From the memory model of sapiens_plugin.streaming; nothing is allocated and no GPU is
-needed. What PyTorch allocates on the GPU is counted; the CUDA context, 300 to 450 MiB,
-comes on top. So does the program itself in host memory: 1.3 GB with COCO's annotations.
+From the memory model of sapiens_plugin.core.streaming; nothing is allocated and no GPU
+is needed. What PyTorch allocates on the GPU is counted; the CUDA context, 300 to 450
+MiB, comes on top. So does the program itself in host memory: 1.3 GB with COCO's
+annotations.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import sapiens_plugin.registry  # noqa: F401  (makes the names known)
-from sapiens_plugin.streaming import memory
+from sapiens_plugin.core.streaming import memory
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 NAMES = (

@@ -35,13 +35,13 @@ from streaming_rivals import RIVALS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sapiens_plugin.streaming import memory
-from sapiens_plugin.streaming.chain import Placement, StreamedChain
-from sapiens_plugin.streaming.host_adamw import HostAdamW
-from sapiens_plugin.streaming.precision import CHOICES, LossScale, choose_precision
-from sapiens_plugin.streaming.stage import Stage, owners_of
-from sapiens_plugin.vit.architectures import get_architecture
-from sapiens_plugin.vit.model import SapiensViT, patch_grid
+from sapiens_plugin.core.streaming import memory
+from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
+from sapiens_plugin.core.streaming.host_adamw import HostAdamW
+from sapiens_plugin.core.streaming.precision import CHOICES, LossScale, choose_precision
+from sapiens_plugin.core.streaming.stage import Stage, owners_of
+from sapiens_plugin.core.vit.architectures import get_architecture
+from sapiens_plugin.core.vit.model import SapiensViT, patch_grid
 
 KEYPOINTS = 17
 HEAD_WIDTH = 768

@@ -25,7 +25,7 @@ from download_coco import apart
 CHECK = """
 import sys
 from pathlib import Path
-from sapiens_plugin.data.image_check import Expected, check_images
+from sapiens_plugin.core.images.check import Expected, check_images
 
 def expected():
     with open('index.txt') as lines:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from sapiens_plugin.errors import InputError
+from .errors import InputError
 
 
 class Interrupted(BaseException):

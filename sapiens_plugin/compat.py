@@ -25,12 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sapiens_plugin.checkpoints import frozen
-from sapiens_plugin.checkpoints.loading import load_from_local
-from sapiens_plugin.checkpoints.saving import save_to_local
-from sapiens_plugin.datasets import loader_workers
-from sapiens_plugin.errors import InputError
-from sapiens_plugin.mapped import release_pages
+from sapiens_plugin.core.checkpoints import frozen
+from sapiens_plugin.core.checkpoints.loading import load_from_local
+from sapiens_plugin.core.checkpoints.saving import save_to_local
+from sapiens_plugin.core.utils.mapped import release_pages
+
+from .datasets import loader_workers
+from .errors import InputError
 
 
 @cache
@@ -315,8 +316,8 @@ def load_checkpoints_on_cpu() -> None:
 
     Cure:
         MMEngine's loaders for files and for HTTP are replaced by those of
-        :mod:`sapiens_plugin.checkpoints`. ``load_state_dict`` of models and optimizers
-        then copies each tensor to where it belongs.
+        :mod:`sapiens_plugin.core.checkpoints`. ``load_state_dict`` of models and
+        optimizers then copies each tensor to where it belongs.
     """
     from mmengine.runner import checkpoint
 
@@ -477,7 +478,7 @@ def save_checkpoints_whole() -> None:
         ``save_checkpoint`` pickles into memory first and writes in place then.
 
     Cure:
-        A local file is written by :func:`sapiens_plugin.checkpoints.saving
+        A local file is written by :func:`sapiens_plugin.core.checkpoints.saving
         .save_to_local`. What goes to another backend goes MMEngine's way. A hook that
         keeps one checkpoint removes it last.
     """
@@ -671,7 +672,7 @@ def check_annotation_files() -> None:
     from mmpose.datasets.datasets.base import base_coco_style_dataset
     from mmpose.evaluation.metrics import CocoMetric, coco_metric
 
-    from sapiens_plugin.datasets import coco_files
+    from .datasets import coco_files
 
     base_coco_style_dataset.COCO = coco_files.CheckedCoco
     coco_metric.COCO = coco_files.Utf8Coco
@@ -785,7 +786,7 @@ def outlive_full_disks() -> None:
     from mmengine.logging import MMLogger
     from mmengine.visualization import LocalVisBackend, Visualizer
 
-    from sapiens_plugin.engine import record_guard
+    from .engine import record_guard
 
     records = ('config', 'graph', 'image', 'scalar', 'scalars')
     for name in (*(f'add_{record}' for record in records), 'close'):

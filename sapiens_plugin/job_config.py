@@ -16,10 +16,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import sapiens_plugin.registry  # noqa: F401  (makes the names known)
-from sapiens_plugin.data.annotations import keypoint_images
-from sapiens_plugin.errors import InputError
-from sapiens_plugin.job_files import check_config_name
-from sapiens_plugin.launch import mend_coco_root
+from sapiens_plugin.core.coco.annotations import keypoint_images
+from sapiens_plugin.core.streaming import memory
+from sapiens_plugin.core.vit.architectures import get_architecture
+from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.planning.job import COCO_PERSONS, Persons, TrainingJob
 from sapiens_plugin.planning.job_reader import (
     check_schedule,
@@ -29,9 +29,10 @@ from sapiens_plugin.planning.job_reader import (
     read_precision,
     read_streaming,
 )
-from sapiens_plugin.streaming import memory
-from sapiens_plugin.vit.architectures import get_architecture
-from sapiens_plugin.vit.model import patch_grid
+
+from .errors import InputError
+from .job_files import check_config_name
+from .launch import mend_coco_root
 
 # Boxes of COCO_val2017_detections_AP_H_70_person.json, about.
 COCO_DETECTIONS = 104_000

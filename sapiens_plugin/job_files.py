@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from sapiens_plugin.errors import InputError
+from .errors import InputError
 
 _SHIPPED = Path(__file__).resolve().parent.parent / 'configs'
 _READABLE = ('.py', '.json', '.yaml', '.yml')  # by MMEngine

@@ -6,18 +6,19 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from sapiens_plugin.checkpoints.run_files import folder_of
-from sapiens_plugin.checkpoints.saving import RESERVE
-from sapiens_plugin.data.free_space import nearest
-from sapiens_plugin.errors import InputError
-from sapiens_plugin.job_config import read_job, stage_measurer
+from sapiens_plugin.core.checkpoints.run_files import folder_of
+from sapiens_plugin.core.checkpoints.saving import RESERVE
+from sapiens_plugin.core.utils.free_space import nearest
+from sapiens_plugin.core.utils.whole_file import write_whole
 from sapiens_plugin.planning.amounts import duration, size
 from sapiens_plugin.planning.job_reader import checkpoint_hook
 from sapiens_plugin.planning.machine_probe import probe_machine
 from sapiens_plugin.planning.plan import Plan, make_plan
 from sapiens_plugin.planning.plan_report import as_dict
 from sapiens_plugin.reporting.work_dir import PLAN_NAME
-from sapiens_plugin.whole_file import write_whole
+
+from .errors import InputError
+from .job_config import read_job, stage_measurer
 
 
 def leave_plan(cfg: Config, work_dir: Path) -> str:

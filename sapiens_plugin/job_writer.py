@@ -6,12 +6,13 @@ from pathlib import Path, PureWindowsPath
 
 from mmengine.config import Config
 
-from sapiens_plugin.errors import InputError
-from sapiens_plugin.job_files import check_new_config_name
+from sapiens_plugin.core.vit.architectures import ARCHITECTURES
 from sapiens_plugin.planning.amounts import duration, size
 from sapiens_plugin.planning.job import TrainingJob
 from sapiens_plugin.planning.plan import Plan
-from sapiens_plugin.vit.architectures import ARCHITECTURES
+
+from .errors import InputError
+from .job_files import check_new_config_name
 
 # As published (docs/weights.md).
 _PRETRAINED = {

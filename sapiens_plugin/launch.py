@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from sapiens_plugin.command import Interrupted, OutlivingStream
-from sapiens_plugin.errors import InputError
+from .command import Interrupted, OutlivingStream
+from .errors import InputError
 
 # What torch's workers and MMEngine's registries put before a message on its way up.
 _WRAPPING = re.compile(
@@ -219,7 +219,7 @@ def _check_test(cfg: Mapping) -> None:
 
 
 def _check_dataset(dataset: Mapping) -> None:
-    from sapiens_plugin.planning import setup_checks
+    from .planning import setup_checks
 
     if 'ann_file' not in dataset:
         return  # a wrapper of other data sets: ImageCheckHook looks into it
@@ -244,15 +244,16 @@ def _check_dataset(dataset: Mapping) -> None:
 
 
 def _check_weights(path: str | None) -> None:
-    from sapiens_plugin.vit.checkpoint import sniff
+    from sapiens_plugin.core.weight_files.checkpoint import sniff
 
     if path is not None and '://' not in path:
         sniff(path)
 
 
 def _tell_plan(cfg: Mapping) -> None:
-    from sapiens_plugin.job_plan import leave_plan
     from sapiens_plugin.reporting.work_dir import PLAN_NAME
+
+    from .job_plan import leave_plan
 
     work_dir = Path(cfg.work_dir)
     if not (cfg.get('resume') and (work_dir / PLAN_NAME).exists()):
@@ -261,7 +262,7 @@ def _tell_plan(cfg: Mapping) -> None:
 
 def _check_nothing_is_lost(cfg: Mapping) -> None:
     """Refuse to begin anew in the place of a run."""
-    from sapiens_plugin.checkpoints import run_files
+    from sapiens_plugin.core.checkpoints import run_files
     from sapiens_plugin.planning.job_reader import checkpoint_hook
 
     hook = checkpoint_hook(cfg)
@@ -277,7 +278,7 @@ def _check_nothing_is_lost(cfg: Mapping) -> None:
 
 
 def _check_work_dir(cfg: Mapping) -> None:
-    from sapiens_plugin.planning import setup_checks
+    from .planning import setup_checks
 
     setup_checks.check_writable(
         cfg.work_dir,

@@ -8,7 +8,7 @@ roots, not MMPose's, so that MMDetection's and MMEngine's scopes find them too.
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-from sapiens_plugin import compat
+from . import compat
 
 compat.apply()
 

@@ -51,6 +51,28 @@ def demo(tmp_path_factory):
     return make_demo(tmp_path_factory.mktemp('demo'), num_train=24, num_val=8)
 
 
+@pytest.fixture(scope='session')
+def large_demo(tmp_path_factory):
+    """A demo data set of 300 and 120 pictures; not to be changed."""
+    from sapiens_plugin.data.demo import make_demo
+
+    return make_demo(tmp_path_factory.mktemp('demo'), num_train=300, num_val=120)
+
+
+@pytest.fixture
+def stock_coco(monkeypatch):
+    """MMPose reads annotation files without this package's checks."""
+    from mmpose.datasets.datasets.base import base_coco_style_dataset
+    from xtcocotools.coco import COCO
+
+    import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
+
+    dataset = base_coco_style_dataset.BaseCocoStyleDataset
+    monkeypatch.setattr(base_coco_style_dataset, 'COCO', COCO)
+    for name in ('parse_data_info', 'load_data_list'):
+        monkeypatch.setattr(dataset, name, getattr(dataset, name).__wrapped__)
+
+
 @pytest.fixture
 def demo_config(make_demo_config, demo, tmp_path):
     """The demo's config on that data, as make_demo_config makes it."""

@@ -67,7 +67,7 @@ def finished_run(job, tmp_path_factory):
 
 
 def _environment(*paths, **variables):
-    path = os.pathsep.join(map(str, [*paths, TESTS.parent, TESTS]))
+    path = os.pathsep.join(map(str, [*paths, TESTS.parent, TESTS / 'helpers']))
     return {**os.environ, 'PYTHONPATH': path, **variables}
 
 

@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpose.registry import DATASETS, MODELS
 
-from sapiens_plugin.vit.architectures import get_architecture
+from sapiens_plugin.core.vit.architectures import get_architecture
 
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
 PUBLISHED = {

@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from mmpose.registry import MODELS
 
 from sapiens_plugin import launch
-from sapiens_plugin.vit.model import SapiensViT
+from sapiens_plugin.core.vit.model import SapiensViT
 
 
 def run(tool, *argv, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import argparse  # noqa: E402  (only there in the environment, as all that follo
 from pathlib import Path  # noqa: E402
 
 from sapiens_plugin.command import run  # noqa: E402
-from sapiens_plugin.data.free_space import gigabytes  # noqa: E402
+from sapiens_plugin.core.utils.free_space import gigabytes  # noqa: E402
 from sapiens_plugin.data.hub import HubFile, Repository  # noqa: E402
 from sapiens_plugin.data.weights import SIZES, Published, fetch_weights  # noqa: E402
 

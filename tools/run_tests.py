@@ -1,6 +1,6 @@
 """Run the test suite in the project's own environment, made when it is not there yet.
 
-Every argument goes to pytest: ``python3 tools/run_tests.py tests/vit -k checkpoint``.
+Every argument goes to pytest: ``python3 tools/run_tests.py tests/core -k checkpoint``.
 """
 
 import sys

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sapiens_plugin.data.transfer import BLOCK, RemoteFile, SourceError
-from sapiens_plugin.whole_file import whole_file
+from sapiens_plugin.core.utils.whole_file import whole_file
+
+from .transfer import BLOCK, RemoteFile, SourceError
 
 _LOCAL_HEADER = struct.Struct('<4s22xHH')  # signature, lengths of name and extra field
 _ENCRYPTED = 0x1  # flag bit

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sapiens_plugin.data.coco_layout import DETECTIONS, Layout
-from sapiens_plugin.data.delivery import Delivery, Order, Room, link
-from sapiens_plugin.data.free_space import disk_errors, nearest, require_space
-from sapiens_plugin.data.transfer import Connections, SourceError
-from sapiens_plugin.data.weights import fetch_person_detections
+from sapiens_plugin.core.coco.layout import DETECTIONS, Layout
+from sapiens_plugin.core.utils.free_space import disk_errors, nearest, require_space
 from sapiens_plugin.errors import InputError
+
+from .delivery import Delivery, Order, Room, link
+from .transfer import Connections, SourceError
+from .weights import fetch_person_detections
 
 __all__ = ['Order', 'bring']
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sapiens_plugin.data.annotations import image_names, keypoint_images
-from sapiens_plugin.data.coco_layout import (
+from sapiens_plugin.core.coco.annotations import image_names, keypoint_images
+from sapiens_plugin.core.coco.layout import (
     ANNOTATIONS,
     DETECTIONS,
     KEYPOINT_FILES,
@@ -15,9 +15,9 @@ from sapiens_plugin.data.coco_layout import (
     Part,
     sizes,
 )
-from sapiens_plugin.data.free_space import disk_errors
-from sapiens_plugin.data.image_check import Expected, Fault, check_images
-from sapiens_plugin.data.progress import byte_bar
+from sapiens_plugin.core.images.check import Expected, Fault, check_images
+from sapiens_plugin.core.utils.free_space import disk_errors
+from sapiens_plugin.core.utils.progress import byte_bar
 from sapiens_plugin.errors import InputError
 
 _TAIL = 64  # bytes; JSON ends with its bracket and perhaps some white space

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sapiens_plugin.data.annotations import keypoint_images
-from sapiens_plugin.data.archive import Archive, Member, damaged, extract, runs
-from sapiens_plugin.data.coco_layout import (
+from sapiens_plugin.core.coco.annotations import keypoint_images
+from sapiens_plugin.core.coco.layout import (
     ANNOTATIONS,
     KEYPOINT_FILES,
     SERVER,
@@ -18,18 +17,20 @@ from sapiens_plugin.data.coco_layout import (
     missing,
     sizes,
 )
-from sapiens_plugin.data.free_space import gigabytes, nearest
-from sapiens_plugin.data.image_check import Expected, check_images
-from sapiens_plugin.data.parallel import for_each
-from sapiens_plugin.data.progress import byte_bar, counted
-from sapiens_plugin.data.transfer import (
+from sapiens_plugin.core.images.check import Expected, check_images
+from sapiens_plugin.core.utils.free_space import gigabytes, nearest
+from sapiens_plugin.core.utils.parallel import for_each
+from sapiens_plugin.core.utils.progress import byte_bar, counted
+from sapiens_plugin.core.utils.whole_file import part_of
+
+from .archive import Archive, Member, damaged, extract, runs
+from .transfer import (
     Connections,
     Patience,
     RemoteFile,
     SourceError,
     download,
 )
-from sapiens_plugin.whole_file import part_of
 
 _RUN = 16 * 1024**2  # bytes of neighbouring images that one request brings
 _LOOKS = 3  # times that files are asked for which arrive damaged

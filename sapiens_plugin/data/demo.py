@@ -21,11 +21,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sapiens_plugin.core.coco.keypoints import person_category
+from sapiens_plugin.core.utils.whole_file import whole_file, write_whole
+from sapiens_plugin.data.drawn_people.scene import PersonLabel, draw_picture
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.whole_file import whole_file, write_whole
-
-from .coco_keypoints import person_category
-from .drawn_people.scene import PersonLabel, draw_picture
 
 _DRAWING = 2  # raise when the drawings change, so that old data is made anew
 _SPLITS = ('train', 'val')

@@ -27,10 +27,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from sapiens_plugin.data.free_space import gigabytes, is_full_disk, require_space
-from sapiens_plugin.data.progress import Bar, byte_bar
-from sapiens_plugin.data.transfer import WAITABLE, retry_after
+from sapiens_plugin.core.utils.free_space import gigabytes, is_full_disk, require_space
+from sapiens_plugin.core.utils.progress import Bar, byte_bar
 from sapiens_plugin.errors import InputError
+
+from .transfer import WAITABLE, retry_after
 
 _PAUSES = (1, 2, 4, 8, 16, 30)  # s, between attempts that brought nothing
 _FEW_PAUSES = (1, 3)  # s, while nothing has been fetched yet

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sapiens_plugin.vit.architectures import PATCH_SIZE, Architecture
-from sapiens_plugin.vit.model import NORM_EPS, Block, SapiensViT
+from sapiens_plugin.core.vit.architectures import PATCH_SIZE, Architecture
+from sapiens_plugin.core.vit.model import NORM_EPS, Block, SapiensViT
 
 
 def make_stand_in(

@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sapiens_plugin.data.coco_layout import DETECTIONS
-from sapiens_plugin.data.hub import (
+from sapiens_plugin.core.coco.layout import DETECTIONS
+from sapiens_plugin.errors import InputError
+
+from .hub import (
     HubFile,
     HubUnreachable,
     Repository,
@@ -16,7 +18,6 @@ from sapiens_plugin.data.hub import (
     fetch,
     open_repository,
 )
-from sapiens_plugin.errors import InputError
 
 SIZES = ('0.3b', '0.6b', '1b', '2b')
 POSE_REPOSITORY = 'noahcao/sapiens-pose-coco'
@@ -131,9 +132,9 @@ def check_weights(path: str | Path, published: Published) -> None:
     """
     import torch
 
-    from sapiens_plugin.vit.checkpoint import open_weights
-    from sapiens_plugin.vit.lifting import load_backbone
-    from sapiens_plugin.vit.model import SapiensViT
+    from sapiens_plugin.core.vit.lifting import load_backbone
+    from sapiens_plugin.core.vit.model import SapiensViT
+    from sapiens_plugin.core.weight_files.checkpoint import open_weights
 
     with torch.device('meta'):
         vit = SapiensViT(

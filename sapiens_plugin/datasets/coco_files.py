@@ -13,7 +13,7 @@ from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from mmpose.evaluation.metrics import CocoMetric
 from xtcocotools.coco import COCO
 
-from sapiens_plugin.data.annotations import HUGE, as_it_is
+from sapiens_plugin.core.coco.annotations import HUGE, as_it_is
 from sapiens_plugin.data.dataset_check.stoppers import (
     check_entries,
     check_evaluated,

@@ -3,7 +3,7 @@
 from mmengine import fileio
 from mmpose.datasets.transforms import LoadImage as _LoadImage
 
-from sapiens_plugin.data.decode import decode, read_file
+from sapiens_plugin.core.images.decode import decode, read_file
 from sapiens_plugin.registry import TRANSFORMS
 
 
@@ -12,7 +12,7 @@ class LoadImage(_LoadImage):
     """MMPose's ``LoadImage`` for pictures of any kind.
 
     Ordinary images come out bit for bit as MMPose reads them. Others, see
-    :func:`~sapiens_plugin.data.decode.decode`.
+    :func:`~sapiens_plugin.core.images.decode.decode`.
 
     Args:
         to_float32: Give float32 and not uint8.

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from mmengine.dataset import DefaultSampler
 
+from sapiens_plugin.core.streaming.randomness import mix
 from sapiens_plugin.registry import DATA_SAMPLERS
-from sapiens_plugin.streaming.randomness import mix
 
 
 @DATA_SAMPLERS.register_module()

@@ -3,9 +3,9 @@
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from sapiens_plugin.core.streaming.host_adamw import HostAdamW
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
-from sapiens_plugin.streaming.host_adamw import HostAdamW
 
 from .unwrap import unwrap
 

@@ -12,9 +12,9 @@ from mmengine.hooks import CheckpointHook as StockCheckpointHook
 from mmengine.logging import MessageHub
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
-from sapiens_plugin.checkpoints import frozen
-from sapiens_plugin.checkpoints.choose import choose_for
-from sapiens_plugin.checkpoints.run_files import (
+from sapiens_plugin.core.checkpoints import frozen
+from sapiens_plugin.core.checkpoints.choose import choose_for
+from sapiens_plugin.core.checkpoints.run_files import (
     BY_TIME,
     by_time,
     folder_of,
@@ -24,7 +24,10 @@ from sapiens_plugin.checkpoints.run_files import (
     set_last,
     unfinished,
 )
-from sapiens_plugin.checkpoints.saving import CheckpointNotWritten, to_the_last_byte
+from sapiens_plugin.core.checkpoints.saving import (
+    CheckpointNotWritten,
+    to_the_last_byte,
+)
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
 

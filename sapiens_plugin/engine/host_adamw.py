@@ -1,6 +1,6 @@
 """HostAdamW under MMEngine's names."""
 
+from sapiens_plugin.core.streaming.host_adamw import HostAdamW
 from sapiens_plugin.registry import OPTIMIZERS
-from sapiens_plugin.streaming.host_adamw import HostAdamW
 
 OPTIMIZERS.register_module(module=HostAdamW)

@@ -17,7 +17,7 @@ import numpy as np
 from mmengine.logging import print_log
 from mmengine.visualization import BaseVisBackend
 
-from sapiens_plugin.whole_file import whole_file
+from sapiens_plugin.core.utils.whole_file import whole_file
 
 # Bytes to be free before a backend that failed is given more: none shall begin files
 # that it cannot fill.

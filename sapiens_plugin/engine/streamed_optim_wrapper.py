@@ -6,10 +6,10 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from sapiens_plugin.core.streaming.host_adamw import HostAdamW
+from sapiens_plugin.core.streaming.precision import LossScale
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import OPTIM_WRAPPERS
-from sapiens_plugin.streaming.host_adamw import HostAdamW
-from sapiens_plugin.streaming.precision import LossScale
 
 from .step_guard import MicroBatch, StepGuard, Verdict
 

@@ -5,10 +5,10 @@ import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
+from sapiens_plugin.core.streaming.memory import HostMemory, host_memory
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.models.pose_estimator import StreamedTopdownPoseEstimator
 from sapiens_plugin.registry import HOOKS
-from sapiens_plugin.streaming.memory import HostMemory, host_memory
 
 from .streamed_optim_wrapper import StreamedOptimWrapper
 from .unwrap import unwrap

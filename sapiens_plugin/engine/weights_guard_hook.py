@@ -7,13 +7,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from sapiens_plugin.core.streaming.host_adamw import HostAdamW
+from sapiens_plugin.core.vit.lifting import compare_backbone, differing
+from sapiens_plugin.core.vit.model import SapiensViT
+from sapiens_plugin.core.weight_files.checkpoint import open_weights
+from sapiens_plugin.core.weight_files.sampling import sample
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
-from sapiens_plugin.streaming.host_adamw import HostAdamW
-from sapiens_plugin.vit.checkpoint import open_weights
-from sapiens_plugin.vit.lifting import compare_backbone, differing
-from sapiens_plugin.vit.model import SapiensViT
-from sapiens_plugin.vit.sampling import sample
 
 from .checkpoint_guard_hook import CheckpointGuardHook
 from .step_guard_hook import StepGuardHook

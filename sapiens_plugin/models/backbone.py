@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from mmengine.logging import print_log
 from torch import nn
 
+from sapiens_plugin.core.vit.lifting import load_backbone
+from sapiens_plugin.core.vit.model import SapiensViT
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import MODELS
-from sapiens_plugin.vit.lifting import load_backbone
-from sapiens_plugin.vit.model import SapiensViT
 
 
 @MODELS.register_module()
@@ -25,7 +25,7 @@ class SapiensBackbone(SapiensViT):
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` for a TorchScript
             archive, a ``.pth`` or safetensors. None starts from random weights.
         **vit_kwargs: ``patch_padding``, ``with_cls_token``, ``drop_path_rate``,
-            ``with_cp`` as in :class:`~sapiens_plugin.vit.model.SapiensViT`.
+            ``with_cp`` as in :class:`~sapiens_plugin.core.vit.model.SapiensViT`.
 
     Raises:
         InputError: An argument is out of its range.
@@ -64,7 +64,7 @@ class SapiensBackbone(SapiensViT):
 
         Raises:
             InputError: The file does not fit
-                (:func:`~sapiens_plugin.vit.lifting.load_backbone`).
+                (:func:`~sapiens_plugin.core.vit.lifting.load_backbone`).
         """
         if self.init_cfg is None:
             super().init_weights()

@@ -12,19 +12,19 @@ from mmpose.models.pose_estimators import TopdownPoseEstimator
 from mmpose.structures import PoseDataSample
 from torch import Tensor, nn
 
+from sapiens_plugin.core.streaming import memory
+from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
+from sapiens_plugin.core.streaming.modes import DTYPES, MODES
+from sapiens_plugin.core.streaming.precision import CHOICES as PRECISIONS
+from sapiens_plugin.core.streaming.precision import Precision, choose_precision
+from sapiens_plugin.core.streaming.randomness import mix
+from sapiens_plugin.core.streaming.stage import Stage, owners_of
+from sapiens_plugin.core.vit.architectures import PATCH_SIZE
+from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.engine.step_guard import MicroBatch, image_ids
 from sapiens_plugin.engine.streamed_optim_wrapper import StreamedOptimWrapper
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import MODELS
-from sapiens_plugin.streaming import memory
-from sapiens_plugin.streaming.chain import Placement, StreamedChain
-from sapiens_plugin.streaming.modes import DTYPES, MODES
-from sapiens_plugin.streaming.precision import CHOICES as PRECISIONS
-from sapiens_plugin.streaming.precision import Precision, choose_precision
-from sapiens_plugin.streaming.randomness import mix
-from sapiens_plugin.streaming.stage import Stage, owners_of
-from sapiens_plugin.vit.architectures import PATCH_SIZE
-from sapiens_plugin.vit.model import patch_grid
 
 from .backbone import SapiensBackbone
 
@@ -39,8 +39,8 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
     """A top-down estimator whose weights live in host memory and visit the GPU.
 
     A batch is the whole effective batch. ``train_step`` passes it through the backbone
-    in micro-batches, block by block (:mod:`sapiens_plugin.streaming.chain`). Gradients
-    equal those of ordinary accumulation over the same micro-batches; names of
+    in micro-batches, block by block (:mod:`sapiens_plugin.core.streaming.chain`).
+    Gradients equal those of ordinary accumulation over the same micro-batches; names of
     parameters and checkpoints are those of ``TopdownPoseEstimator``. Needs
     ``StreamedOptimWrapper``, ``HostAdamW`` and ``StreamingHook``.
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from sapiens_plugin.core.streaming.modes import MODES
+from sapiens_plugin.core.vit.architectures import ARCHITECTURES, Architecture, name_of
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.streaming.modes import MODES
-from sapiens_plugin.vit.architectures import ARCHITECTURES, Architecture, name_of
 
 from .amounts import duration
 from .cards import Card

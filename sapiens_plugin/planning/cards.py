@@ -16,7 +16,7 @@ from sapiens_plugin.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from sapiens_plugin.streaming.precision import Precision
+    from sapiens_plugin.core.streaming.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Card:
         # Imported late: a list of names needs no PyTorch, which takes seconds to load.
         import torch
 
-        from sapiens_plugin.streaming.precision import Figure, decide
+        from sapiens_plugin.core.streaming.precision import Figure, decide
 
         figures = {
             getattr(torch, name): Figure(tflops, error=0.0)

@@ -1,6 +1,6 @@
 """How much memory and disk a job takes.
 
-Streamed jobs are counted by :mod:`sapiens_plugin.streaming.memory`, as they count
+Streamed jobs are counted by :mod:`sapiens_plugin.core.streaming.memory`, as they count
 themselves. For the others, which hold everything on the GPU, a closed form stands
 around the same measured stages.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from sapiens_plugin.streaming import memory
-from sapiens_plugin.streaming.memory import MIB
-from sapiens_plugin.streaming.moments import moment_bytes
+from sapiens_plugin.core.streaming import memory
+from sapiens_plugin.core.streaming.memory import MIB
+from sapiens_plugin.core.streaming.moments import moment_bytes
 
 from .job import TrainingJob
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from sapiens_plugin.vit.architectures import PATCH_SIZE, Architecture
+from sapiens_plugin.core.vit.architectures import PATCH_SIZE, Architecture
 
 COCO_PERSONS = dict(train=149_813, val=6_352)
 """COCO 2017 as published: persons that keypoint jobs train and validate on."""

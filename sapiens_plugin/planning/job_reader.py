@@ -6,9 +6,9 @@ looks at a config before a job can start is spared the seconds that those take.
 
 from collections.abc import Mapping
 
+from sapiens_plugin.core.streaming.modes import DTYPES, MODES
+from sapiens_plugin.core.streaming.precision import CHOICES as PRECISIONS
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.streaming.modes import DTYPES, MODES
-from sapiens_plugin.streaming.precision import CHOICES as PRECISIONS
 
 from .job import Checkpoints, HeadShape, Streaming
 

@@ -8,7 +8,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from sapiens_plugin.streaming.precision import measure
+from sapiens_plugin.core.streaming.precision import measure
 
 from .cards import Card
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sapiens_plugin.streaming.precision import Precision
+from sapiens_plugin.core.streaming.precision import Precision
 
 from .cards import Card
 from .duration import StepTime, prediction, training_step

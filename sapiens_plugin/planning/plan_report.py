@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from sapiens_plugin.vit.architectures import name_of
+from sapiens_plugin.core.vit.architectures import name_of
 
 from .alternatives import Alternative, epochs_in_words, streamed_config
 from .amounts import duration, number, size

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sapiens_plugin.data.free_space import nearest
+from sapiens_plugin.core.utils.free_space import nearest
 from sapiens_plugin.errors import InputError
 
 _TAIL = 64  # bytes; JSON ends with its bracket and perhaps some white space

@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from sapiens_plugin.data.annotations import keypoint_images
-from sapiens_plugin.data.coco_layout import (
+from sapiens_plugin.core.coco.annotations import keypoint_images
+from sapiens_plugin.core.coco.layout import (
     ANNOTATIONS,
     KEYPOINT_FILES,
     TRAIN,
@@ -14,11 +14,11 @@ from sapiens_plugin.data.coco_layout import (
     Layout,
     Part,
 )
+from sapiens_plugin.core.utils.free_space import nearest
+from sapiens_plugin.core.vit.architectures import ARCHITECTURES
+from sapiens_plugin.core.vit.lifting import check_backbone
 from sapiens_plugin.data.demo import DemoPaths
-from sapiens_plugin.data.free_space import nearest
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.vit.architectures import ARCHITECTURES
-from sapiens_plugin.vit.lifting import check_backbone
 
 from .amounts import size
 from .setup_checks import check_can_write, check_json_file

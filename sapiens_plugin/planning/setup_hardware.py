@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from sapiens_plugin.core.streaming.memory import MIB
+from sapiens_plugin.core.streaming.precision import CHOICES, choose_precision
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.streaming.memory import MIB
-from sapiens_plugin.streaming.precision import CHOICES, choose_precision
 
 from .amounts import size
 from .footprint import CONTEXT, WORKER, program_memory

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from sapiens_plugin.core.streaming.memory import HostMemory, host_memory
+from sapiens_plugin.core.streaming.moments import moment_bytes
+from sapiens_plugin.core.vit.architectures import PATCH_SIZE
+from sapiens_plugin.core.vit.model import SapiensViT
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.streaming.memory import HostMemory, host_memory
-from sapiens_plugin.streaming.moments import moment_bytes
-from sapiens_plugin.vit.architectures import PATCH_SIZE
-from sapiens_plugin.vit.model import SapiensViT
 
 from .job import COCO_PERSONS, Checkpoints, Streaming
 from .job_reader import (

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
+from sapiens_plugin.core.streaming.memory import MIB
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.streaming.memory import MIB
 
 from .footprint import Measure, device_use
 from .job import TrainingJob

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sapiens_plugin.reporting.markup import Markup, element
+from .markup import Markup, element
 
 Point = tuple[float, float]
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sapiens_plugin.whole_file import write_whole
+from sapiens_plugin.core.utils.whole_file import write_whole
 
 
 class CsvLog:

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sapiens_plugin.core.utils.whole_file import write_whole
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.whole_file import write_whole
 
 FILE_NAME = 'best_validation.json'
 

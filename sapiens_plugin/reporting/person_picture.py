@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sapiens_plugin.data.decode import decode, read_file
-from sapiens_plugin.reporting.keypoint_ap import Person
-from sapiens_plugin.reporting.markup import Markup, element
+from sapiens_plugin.core.images.decode import decode, read_file
+
+from .keypoint_ap import Person
+from .markup import Markup, element
 
 _MARGIN = 0.15  # of the box's longer side
 _LONGEST = 340  # px of a thumbnail; a screen shows it at some 200

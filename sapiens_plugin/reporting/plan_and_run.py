@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sapiens_plugin.reporting.run_log import RunLog
+from .run_log import RunLog
 
 
 @dataclass(frozen=True)

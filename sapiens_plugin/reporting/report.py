@@ -10,27 +10,28 @@ from pathlib import Path
 from typing import TypeVar
 
 import sapiens_plugin
+from sapiens_plugin.core.utils.whole_file import write_whole
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.planning.amounts import size
-from sapiens_plugin.reporting.charts import shown
-from sapiens_plugin.reporting.dumped_config import find, read_dumped_config
-from sapiens_plugin.reporting.kept_validation import read_kept_validation
-from sapiens_plugin.reporting.markup import Markup, element, join
-from sapiens_plugin.reporting.plan_and_run import Phase, configured_phases, measured
-from sapiens_plugin.reporting.report_curves import curves
-from sapiens_plugin.reporting.report_parts import hours, missing, section, table
-from sapiens_plugin.reporting.report_plan import plan_against_run
-from sapiens_plugin.reporting.report_style import STYLE
-from sapiens_plugin.reporting.report_validation import validation_sections
-from sapiens_plugin.reporting.run_log import RunLog, read_run_log
-from sapiens_plugin.reporting.work_dir import (
+
+from .charts import shown
+from .dumped_config import find, read_dumped_config
+from .kept_validation import read_kept_validation
+from .markup import Markup, element, join
+from .plan_and_run import Phase, configured_phases, measured
+from .report_curves import curves
+from .report_parts import hours, missing, section, table
+from .report_plan import plan_against_run
+from .report_style import STYLE
+from .report_validation import validation_sections
+from .run_log import RunLog, read_run_log
+from .work_dir import (
     Checkpoint,
     checkpoints,
     last_test,
     read_plan,
     versions,
 )
-from sapiens_plugin.whole_file import write_whole
 
 FILE_NAME = 'report.html'
 # What the summary of a config tells, and where it stands.

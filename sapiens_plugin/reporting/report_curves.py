@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from sapiens_plugin.reporting.charts import Mark, Series, legend, line_chart, shown
-from sapiens_plugin.reporting.markup import Markup, element, join
-from sapiens_plugin.reporting.plan_and_run import Phase
-from sapiens_plugin.reporting.report_parts import missing, table
-from sapiens_plugin.reporting.run_log import RunLog
+from .charts import Mark, Series, legend, line_chart, shown
+from .markup import Markup, element, join
+from .plan_and_run import Phase
+from .report_parts import missing, table
+from .run_log import RunLog
 
 
 def curves(log: RunLog, phases: Sequence[Phase]) -> Markup:

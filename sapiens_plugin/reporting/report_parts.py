@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sapiens_plugin.reporting.markup import Markup, element
+from .markup import Markup, element
 
 
 def section(heading: str, *content: Markup) -> Markup:

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sapiens_plugin.planning.amounts import size
-from sapiens_plugin.reporting.charts import shown
-from sapiens_plugin.reporting.markup import Markup, element, join
-from sapiens_plugin.reporting.plan_and_run import (
+
+from .charts import shown
+from .markup import Markup, element, join
+from .plan_and_run import (
     Measured,
     Phase,
     measured,
     planned_phases,
 )
-from sapiens_plugin.reporting.report_parts import hours, missing, table
-from sapiens_plugin.reporting.run_log import RunLog
-from sapiens_plugin.reporting.work_dir import PLAN_NAME
+from .report_parts import hours, missing, table
+from .run_log import RunLog
+from .work_dir import PLAN_NAME
 
 _UNKNOWN = '–'
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sapiens_plugin.errors import InputError, UnreadableImage
-from sapiens_plugin.reporting.charts import bar
-from sapiens_plugin.reporting.kept_validation import FILE_NAME, KeptValidation
-from sapiens_plugin.reporting.keypoint_ap import (
+
+from .charts import bar
+from .kept_validation import FILE_NAME, KeptValidation
+from .keypoint_ap import (
     COCO_SIZES,
     FAR,
     FINE_SIZES,
@@ -15,9 +16,9 @@ from sapiens_plugin.reporting.keypoint_ap import (
     Person,
     Precision,
 )
-from sapiens_plugin.reporting.markup import Markup, element, join
-from sapiens_plugin.reporting.person_picture import person_picture
-from sapiens_plugin.reporting.report_parts import missing, table
+from .markup import Markup, element, join
+from .person_picture import person_picture
+from .report_parts import missing, table
 
 _BEST, _WORST = 6, 12  # persons shown; one learns more from the worst
 _HEADINGS = (

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.reporting.run_log import RunLog, read_run_log
+
+from .run_log import RunLog, read_run_log
 
 _LOSS_COLOR = '#3b6ea8'
 _AP_COLOR = '#c2571a'

@@ -11,10 +11,10 @@ import pytest
 from http_server import CocoServer, Fault
 from small_coco import HOSTILE, corrupt_member, make_small_coco, write_zip
 
+from sapiens_plugin.core.coco.layout import ANNOTATIONS, KEYPOINT_FILES, TRAIN, VAL
+from sapiens_plugin.core.utils import free_space
 from sapiens_plugin.data import archive as archive_module
-from sapiens_plugin.data import free_space
 from sapiens_plugin.data.coco import Order, bring
-from sapiens_plugin.data.coco_layout import ANNOTATIONS, KEYPOINT_FILES, TRAIN, VAL
 from sapiens_plugin.data.transfer import Patience
 from sapiens_plugin.errors import InputError
 

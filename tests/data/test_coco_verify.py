@@ -4,8 +4,8 @@ import pytest
 from http_server import CocoServer
 from small_coco import make_small_coco
 
+from sapiens_plugin.core.coco.layout import ANNOTATIONS, DETECTIONS, TRAIN, VAL
 from sapiens_plugin.data.coco import Order, bring
-from sapiens_plugin.data.coco_layout import ANNOTATIONS, DETECTIONS, TRAIN, VAL
 from sapiens_plugin.data.coco_verify import verify
 from sapiens_plugin.errors import InputError
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from sapiens_plugin.data.coco_keypoints import person_category
+from sapiens_plugin.core.coco.keypoints import person_category
 from sapiens_plugin.data.dataset_check import (
     check_dataset,
     draw_samples,
@@ -720,14 +720,14 @@ def test_real_data_have_no_defect(coco_mini):
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_drawn_data_have_no_defect(demo, split):
-    report = check_dataset(demo.annotations(split), demo.images(split))
+def test_drawn_data_have_no_defect(large_demo, split):
+    report = check_dataset(large_demo.annotations(split), large_demo.images(split))
     assert report.findings == ()
     assert report.totals.persons > 100
 
 
-def test_samples_are_chosen_at_random_with_all_their_persons(demo):
-    path, folder = demo.annotations('train'), demo.images('train')
+def test_samples_are_chosen_at_random_with_all_their_persons(large_demo):
+    path, folder = large_demo.annotations('train'), large_demo.images('train')
     data = json.loads(path.read_text(encoding='utf-8'))
     chosen = {
         seed: check_dataset(path, folder, seed=seed, samples=4).samples

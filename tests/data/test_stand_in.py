@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sapiens_plugin.core.vit.architectures import ARCHITECTURES, Architecture
 from sapiens_plugin.data.stand_in import make_stand_in, sincos_pos_embed
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.vit.architectures import ARCHITECTURES, Architecture
 
 ARCH = Architecture(embed_dims=32, num_layers=2, num_heads=4, feedforward_channels=64)
 

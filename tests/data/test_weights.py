@@ -9,6 +9,10 @@ import torch
 from hub_server import HubServer, status
 from huggingface_hub import close_session, constants
 
+from sapiens_plugin.core.vit import architectures
+from sapiens_plugin.core.vit.architectures import Architecture
+from sapiens_plugin.core.vit.model import SapiensViT
+from sapiens_plugin.core.weight_files.checkpoint import open_weights
 from sapiens_plugin.data import hub
 from sapiens_plugin.data.stand_in import make_stand_in
 from sapiens_plugin.data.weights import (
@@ -20,10 +24,6 @@ from sapiens_plugin.data.weights import (
     fetch_weights,
 )
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.vit import architectures
-from sapiens_plugin.vit.architectures import Architecture
-from sapiens_plugin.vit.checkpoint import open_weights
-from sapiens_plugin.vit.model import SapiensViT
 
 ARCH = Architecture(32, 2, 2, 64)
 PRETRAINED = Published('0.3b')

@@ -17,9 +17,9 @@ import torch
 from mmengine.hooks import Hook
 from mmpose.evaluation.metrics import CocoMetric
 
-from sapiens_plugin.checkpoints import saving
-from sapiens_plugin.checkpoints.loading import load_from_local
-from sapiens_plugin.checkpoints.saving import CheckpointNotWritten
+from sapiens_plugin.core.checkpoints import saving
+from sapiens_plugin.core.checkpoints.loading import load_from_local
+from sapiens_plugin.core.checkpoints.saving import CheckpointNotWritten
 from sapiens_plugin.engine import checkpoint_hook
 from sapiens_plugin.engine.checkpoint_hook import CheckpointHook
 from sapiens_plugin.errors import InputError
@@ -787,7 +787,9 @@ def test_what_cannot_be_removed_is_told(cfg, make_runner, monkeypatch):
 
     runner = make_runner(cfg, stop_at(3))
     monkeypatch.setattr(Path, 'unlink', refuse)
-    monkeypatch.setattr('sapiens_plugin.whole_file.part_of', lambda p: NoUnlink(p))
+    monkeypatch.setattr(
+        'sapiens_plugin.core.utils.whole_file.part_of', lambda p: NoUnlink(p)
+    )
     with pytest.raises(Stopped):
         runner.train()
     assert by_time(runner.work_dir) == [1, 2, 3]

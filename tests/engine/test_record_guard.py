@@ -157,7 +157,9 @@ def test_no_picture_is_cut(tmp_path, monkeypatch, said):
     for step in (0, 1):
         visualizer.add_image('persons', pictures[step], step=step)
     with monkeypatch.context() as patch:
-        patch.setattr('sapiens_plugin.whole_file.open', _short_open, raising=False)
+        patch.setattr(
+            'sapiens_plugin.core.utils.whole_file.open', _short_open, raising=False
+        )
         for step in (1, 2):
             visualizer.add_image('persons', pictures[2], step=step)
     assert sorted(path.name for path in (tmp_path / 'vis_image').iterdir()) == [

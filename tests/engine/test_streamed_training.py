@@ -7,9 +7,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from sapiens_plugin.core.streaming.chain import Placement
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.models.pose_estimator import StreamedTopdownPoseEstimator
-from sapiens_plugin.streaming.chain import Placement
 
 MICRO, COUNTS = 2, 16
 

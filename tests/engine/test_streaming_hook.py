@@ -6,11 +6,11 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from sapiens_plugin.core.streaming.host_adamw import HostAdamW
 from sapiens_plugin.engine.step_guard import MicroBatch
 from sapiens_plugin.engine.streamed_optim_wrapper import StreamedOptimWrapper
 from sapiens_plugin.engine.streaming_hook import StreamingHook
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.streaming.host_adamw import HostAdamW
 
 GOOD = [MicroBatch(torch.tensor(1.0), ['7'])]
 

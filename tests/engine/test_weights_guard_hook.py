@@ -182,7 +182,7 @@ def test_steps_too_small_for_float32_are_no_fault():
 @pytest.fixture
 def archive(job, make_runner, tmp_path):
     """Weights for the backbone of the job, made for another input size."""
-    from sapiens_plugin.vit.model import SapiensViT
+    from sapiens_plugin.core.vit.model import SapiensViT
 
     torch.manual_seed(7)
     vit = SapiensViT(job.model.backbone.arch, img_size=(128, 128))

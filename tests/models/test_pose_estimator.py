@@ -13,10 +13,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import sapiens_plugin.registry  # noqa: F401
+from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
+from sapiens_plugin.core.streaming.host_adamw import HostAdamW
 from sapiens_plugin.engine.streamed_optim_wrapper import StreamedOptimWrapper
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.streaming.chain import Placement, StreamedChain
-from sapiens_plugin.streaming.host_adamw import HostAdamW
 
 HEIGHT, WIDTH = 64, 48
 CODEC = dict(

@@ -8,6 +8,7 @@ from mmengine.registry import init_default_scope
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from sapiens_plugin.core.vit.architectures import Architecture
 from sapiens_plugin.planning.arithmetic import (
     block_work,
     head_work,
@@ -15,7 +16,6 @@ from sapiens_plugin.planning.arithmetic import (
     training_work,
     trunk_work,
 )
-from sapiens_plugin.vit.architectures import Architecture
 
 ARCH = Architecture(96, 3, 3, 200)
 

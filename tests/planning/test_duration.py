@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sapiens_plugin.core.streaming.memory import Job, Layout, StageWork
+from sapiens_plugin.core.vit.architectures import Architecture
 from sapiens_plugin.planning.cards import CARDS, get_card
 from sapiens_plugin.planning.duration import (
     LOADER_SECONDS,
@@ -20,8 +22,6 @@ from sapiens_plugin.planning.job import (
     Streaming,
     TrainingJob,
 )
-from sapiens_plugin.streaming.memory import Job, Layout, StageWork
-from sapiens_plugin.vit.architectures import Architecture
 
 MODES = (
     None,

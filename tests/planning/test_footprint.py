@@ -6,6 +6,8 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
+from sapiens_plugin.core.streaming import memory
+from sapiens_plugin.core.streaming.memory import MIB
 from sapiens_plugin.planning.footprint import (
     CONTEXT,
     WORKER,
@@ -16,8 +18,6 @@ from sapiens_plugin.planning.footprint import (
     program_memory,
     trained_parameters,
 )
-from sapiens_plugin.streaming import memory
-from sapiens_plugin.streaming.memory import MIB
 
 
 def use_of(job, measure, **changes):

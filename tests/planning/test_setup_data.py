@@ -8,7 +8,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from sapiens_plugin.data.coco_layout import ANNOTATIONS, TRAIN, VAL, Expected, Layout
+from sapiens_plugin.core.coco.layout import ANNOTATIONS, TRAIN, VAL, Expected, Layout
+from sapiens_plugin.core.vit.model import SapiensViT
 from sapiens_plugin.planning import setup_data
 from sapiens_plugin.planning.setup_data import (
     check_data,
@@ -21,7 +22,6 @@ from sapiens_plugin.planning.setup_data import (
 )
 from sapiens_plugin.planning.setup_job import DataSource, read_setup_job
 from sapiens_plugin.planning.setup_report import Commands
-from sapiens_plugin.vit.model import SapiensViT
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'sapiens_tiny_demo.py'
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)

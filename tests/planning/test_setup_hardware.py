@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from sapiens_plugin.core.streaming.precision import Precision
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.planning import setup_hardware
 from sapiens_plugin.planning.gpu_probe import NvidiaGpu
@@ -21,7 +22,6 @@ from sapiens_plugin.planning.setup_hardware import (
 )
 from sapiens_plugin.planning.setup_job import read_setup_job
 from sapiens_plugin.planning.setup_report import Commands
-from sapiens_plugin.streaming.precision import Precision
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 GPU = NvidiaGpu('NVIDIA GeForce GTX 1650', '581.15', total_mib=4096, free_mib=3790)

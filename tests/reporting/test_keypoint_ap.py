@@ -6,7 +6,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sapiens_plugin.data.coco_keypoints import KEYPOINT_NAMES, person_category
+from sapiens_plugin.core.coco.keypoints import KEYPOINT_NAMES, person_category
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.reporting.keypoint_ap import COCO_SIZES, Evaluation
 

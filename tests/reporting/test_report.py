@@ -17,7 +17,7 @@ from small_run import (
     write_validation,
 )
 
-from sapiens_plugin.data.coco_keypoints import KEYPOINT_NAMES
+from sapiens_plugin.core.coco.keypoints import KEYPOINT_NAMES
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.reporting.report import write_report
 

@@ -19,10 +19,10 @@ BOXES_PATH = 'person_detection_results/COCO_val2017_detections_AP_H_70_person.js
 SMALL = f"""
 import runpy, sys
 from dataclasses import replace
-from sapiens_plugin.data import coco_layout
-coco_layout.ANNOTATIONS = replace(coco_layout.ANNOTATIONS, size=None)
-coco_layout.TRAIN = replace(coco_layout.TRAIN, images={NUM_TRAIN}, size=None)
-coco_layout.VAL = replace(coco_layout.VAL, images={NUM_VAL}, size=None)
+from sapiens_plugin.core.coco import layout
+layout.ANNOTATIONS = replace(layout.ANNOTATIONS, size=None)
+layout.TRAIN = replace(layout.TRAIN, images={NUM_TRAIN}, size=None)
+layout.VAL = replace(layout.VAL, images={NUM_VAL}, size=None)
 sys.path.insert(0, {str(TOOL.parent)!r})
 sys.argv[0] = {str(TOOL)!r}
 runpy.run_path(sys.argv[0], run_name='__main__')
@@ -33,7 +33,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 def helpers():
     """The modules beside the tests of the package's data folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(REPO / 'tests' / 'data')
+        patch.syspath_prepend(REPO / 'tests' / 'helpers')
         names = ('http_server', 'hub_server', 'small_coco')
         yield {name: importlib.import_module(name) for name in names}
 

@@ -20,7 +20,7 @@ ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 # The command as it is, but for a 0.3B that is far smaller.
 SMALL = f"""
 import runpy, sys
-from sapiens_plugin.vit.architectures import ARCHITECTURES, Architecture
+from sapiens_plugin.core.vit.architectures import ARCHITECTURES, Architecture
 ARCHITECTURES['sapiens_0.3b'] = Architecture(**{ARCH})
 sys.path.insert(0, {str(TOOL.parent)!r})
 sys.argv[0] = {str(TOOL)!r}
@@ -30,7 +30,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.syspath_prepend(REPO / 'tests' / 'data')
+    monkeypatch.syspath_prepend(REPO / 'tests' / 'helpers')
     with importlib.import_module('hub_server').HubServer() as server:
         yield server
 
@@ -121,7 +121,7 @@ def test_a_published_pose_model_as_mmengine_saves_it(server, tmp_path):
     import torch
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    from sapiens_plugin.vit.model import SapiensViT
+    from sapiens_plugin.core.vit.model import SapiensViT
 
     vit = SapiensViT(ARCH, img_size=(1024, 768))
     state = {f'backbone.{name}': value for name, value in vit.state_dict().items()}

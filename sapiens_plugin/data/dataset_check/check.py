@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from sapiens_plugin.data.coco_keypoints import KEYPOINT_NAMES
-from sapiens_plugin.data.dataset_check import kinds
-from sapiens_plugin.data.dataset_check.images import Image, check_files, read_image
-from sapiens_plugin.data.dataset_check.kinds import Tally, shown
-from sapiens_plugin.data.dataset_check.persons import Person, Verdict, judge
-from sapiens_plugin.data.dataset_check.report import Report, Totals
-from sapiens_plugin.data.dataset_check.samples import Sample, SamplePerson
-from sapiens_plugin.data.json_stream import read_lists
-from sapiens_plugin.data.progress import counted
+from sapiens_plugin.core.coco.keypoints import KEYPOINT_NAMES
+from sapiens_plugin.core.utils.json_stream import read_lists
+from sapiens_plugin.core.utils.progress import counted
 from sapiens_plugin.errors import InputError
+
+from . import kinds
+from .images import Image, check_files, read_image
+from .kinds import Tally, shown
+from .persons import Person, Verdict, judge
+from .report import Report, Totals
+from .samples import Sample, SamplePerson
 
 _SMALL = 32**2  # px², as in COCO's evaluation
 # When so many boxes make sense as two corners, and so many only so, then they are.

@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image as Pillow
 
-from sapiens_plugin.data.dataset_check import kinds
-from sapiens_plugin.data.dataset_check.kinds import Kind, Tally, shown
-from sapiens_plugin.data.decode import BROKEN, FORMATS, orientation_of
-from sapiens_plugin.data.parallel import for_each
+from sapiens_plugin.core.images.decode import BROKEN, FORMATS, orientation_of
+from sapiens_plugin.core.utils.parallel import for_each
+
+from . import kinds
+from .kinds import Kind, Tally, shown
 
 _WORKERS = 8
 _BATCH = 64  # files a thread takes at a time

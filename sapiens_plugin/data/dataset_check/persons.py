@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import ne
 
-from sapiens_plugin.data.annotations import HUGE, counts_as_labelled, has_area
-from sapiens_plugin.data.dataset_check import kinds
-from sapiens_plugin.data.dataset_check.kinds import Kind
+from sapiens_plugin.core.coco.annotations import HUGE, counts_as_labelled, has_area
+
+from . import kinds
+from .kinds import Kind
 
 _NUMBERS = frozenset({int, float, bool})
 _ROUNDING = 2.0  # px that a box or a keypoint may be beyond the image

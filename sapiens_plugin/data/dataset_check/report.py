@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sapiens_plugin.data.dataset_check.kinds import Finding, Severity, shown
-from sapiens_plugin.data.dataset_check.samples import Sample
-from sapiens_plugin.data.progress import counted
+from sapiens_plugin.core.utils.progress import counted
+
+from .kinds import Finding, Severity, shown
+from .samples import Sample
 
 _WIDTH = 110  # characters, where it is not a terminal that says how many
 _STYLES = {

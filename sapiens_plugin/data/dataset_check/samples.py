@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sapiens_plugin.data.decode import decode, read_file
+from sapiens_plugin.core.images.decode import decode, read_file
 from sapiens_plugin.errors import UnreadableImage
 
 _SIDE = 1280  # px, of a picture's longer side

@@ -7,12 +7,13 @@ learn from is left to the whole check.
 
 from collections.abc import Iterator
 
-from sapiens_plugin.data.annotations import as_it_is
-from sapiens_plugin.data.dataset_check import kinds
-from sapiens_plugin.data.dataset_check.images import wrong_field
-from sapiens_plugin.data.dataset_check.kinds import Kind, shown
-from sapiens_plugin.data.dataset_check.persons import area_problems, form_problems
+from sapiens_plugin.core.coco.annotations import as_it_is
 from sapiens_plugin.errors import InputError
+
+from . import kinds
+from .images import wrong_field
+from .kinds import Kind, shown
+from .persons import area_problems, form_problems
 
 _LISTS = ('images', 'categories', 'annotations')
 

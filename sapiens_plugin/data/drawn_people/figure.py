@@ -4,7 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from ..coco_keypoints import KEYPOINT_NAMES
+from sapiens_plugin.core.coco.keypoints import KEYPOINT_NAMES
+
 from .brush import PARTS_A_PERSON, Brush, Part, lit
 from .canvas import Canvas, blend, darker, hull
 from .head import draw_hanging_hair, draw_head

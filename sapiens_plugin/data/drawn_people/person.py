@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..coco_keypoints import KEYPOINT_NAMES
+from sapiens_plugin.core.coco.keypoints import KEYPOINT_NAMES
+
 from .canvas import Colour, bgr
 from .pose import HEAD_RADIUS, Body, sample_body
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..coco_keypoints import KEYPOINT_NAMES
+from sapiens_plugin.core.coco.keypoints import KEYPOINT_NAMES
 
 LEFT, RIGHT = 0, 1
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sapiens_plugin.data.coco_keypoints import KEYPOINT_NAMES
+from sapiens_plugin.core.coco.keypoints import KEYPOINT_NAMES
 from sapiens_plugin.data.drawn_people.brush import PARTS_A_PERSON, Part
 from sapiens_plugin.data.drawn_people.canvas import Canvas
 from sapiens_plugin.data.drawn_people.figure import draw_person, is_occluded

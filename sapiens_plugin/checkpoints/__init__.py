@@ -1,1 +1,0 @@
-"""Checkpoints that are whole, or are known not to be; needs PyTorch alone."""

@@ -1,0 +1,1 @@
+"""The machinery: PyTorch and below. No command and no package of OpenMMLab is known."""

@@ -1,0 +1,1 @@
+"""Checkpoints that are whole, or are known not to be."""

@@ -1,0 +1,1 @@
+"""COCO: its annotation files, its keypoints, and where its files lie."""

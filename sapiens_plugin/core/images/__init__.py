@@ -1,0 +1,1 @@
+"""Image files: decoded as their labels were drawn, and checked."""

@@ -1,0 +1,1 @@
+"""Small tools for files, disks, memory, threads, JSON and progress bars."""

@@ -1,0 +1,1 @@
+"""The Sapiens ViTs: architectures, the eager model, and weights of another size."""

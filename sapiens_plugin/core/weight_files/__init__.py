@@ -1,0 +1,1 @@
+"""Readers of weight files of unknown origin: TorchScript, .pth, safetensors."""

@@ -1,1 +1,0 @@
-"""The Sapiens ViT: architectures, eager model, and readers for its weight files."""

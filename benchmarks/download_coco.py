@@ -58,7 +58,7 @@ BRING = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from sapiens_plugin.data.coco import Order, bring
+from sapiens_plugin.workbench.download.coco import Order, bring
 from sapiens_plugin.core.coco.layout import ANNOTATIONS, TRAIN, VAL
 
 root, server, train, val, *flags = sys.argv[1:]

@@ -65,8 +65,8 @@ def make_inputs(args: argparse.Namespace) -> None:
     """Write the archive, a few pictures and the annotation file, where missing."""
     from mmengine.config import Config
 
-    from sapiens_plugin.data.demo import make_demo
-    from sapiens_plugin.data.stand_in import make_stand_in
+    from sapiens_plugin.workbench.demo.make_demo import make_demo
+    from sapiens_plugin.workbench.demo.stand_in import make_stand_in
 
     if not args.weights.is_file():
         arch = Config.fromfile(args.config).model.backbone.arch

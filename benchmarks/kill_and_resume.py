@@ -31,7 +31,7 @@ sys.path.insert(0, str(REPO))
 import sapiens_plugin.registry  # noqa: E402, F401  (to read MMEngine's checkpoints)
 from sapiens_plugin.core.checkpoints.loading import load_from_local  # noqa: E402
 from sapiens_plugin.core.utils.whole_file import write_whole  # noqa: E402
-from sapiens_plugin.data.demo import make_demo  # noqa: E402
+from sapiens_plugin.workbench.demo.make_demo import make_demo  # noqa: E402
 
 JOB = """
 _base_ = {base!r}

@@ -61,7 +61,10 @@ def watch(folder: Path, *, seconds: float, every: float) -> list[dict[str, float
         RuntimeError: The training ended by itself.
     """
     data, work_dir = folder / 'data', folder / 'run'
-    subprocess.run([sys.executable, '-m', 'sapiens_plugin.data.demo', data], check=True)
+    subprocess.run(
+        [sys.executable, '-m', 'sapiens_plugin.workbench.demo.make_demo', data],
+        check=True,
+    )
     loaders = [
         f'{split}_dataloader.dataset.data_root={data}' for split in ('train', 'val')
     ]

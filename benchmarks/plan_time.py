@@ -19,9 +19,9 @@ from mmengine.registry import init_default_scope
 
 from sapiens_plugin.core.vit.architectures import get_architecture
 from sapiens_plugin.job_config import read_job
-from sapiens_plugin.planning.arithmetic import training_work
-from sapiens_plugin.planning.job import Persons
-from sapiens_plugin.planning.machine_probe import probe_machine
+from sapiens_plugin.workbench.planning.arithmetic import training_work
+from sapiens_plugin.workbench.planning.job import Persons
+from sapiens_plugin.workbench.planning.machine_probe import probe_machine
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # Name, dims, layers, heads, input in px, channels of the head, images.

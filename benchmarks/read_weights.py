@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument('--json', type=Path, help='write all figures here')
     args = parser.parse_args()
     if not args.file.exists():
-        from sapiens_plugin.data.stand_in import make_stand_in
+        from sapiens_plugin.workbench.demo.stand_in import make_stand_in
 
         print('Making the stand-in: some minutes, 4.7 GB of disk, 11 GB of memory.')
         make_stand_in(args.file, arch='sapiens_1b')

@@ -20,8 +20,9 @@ from sapiens_plugin.core.coco.annotations import keypoint_images
 from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.vit.architectures import get_architecture
 from sapiens_plugin.core.vit.model import patch_grid
-from sapiens_plugin.planning.job import COCO_PERSONS, Persons, TrainingJob
-from sapiens_plugin.planning.job_reader import (
+from sapiens_plugin.workbench.planning.config_files import check_config_name
+from sapiens_plugin.workbench.planning.job import COCO_PERSONS, Persons, TrainingJob
+from sapiens_plugin.workbench.planning.job_reader import (
     check_schedule,
     is_named,
     read_checkpoints,
@@ -31,7 +32,6 @@ from sapiens_plugin.planning.job_reader import (
 )
 
 from .errors import InputError
-from .job_files import check_config_name
 from .launch import mend_coco_root
 
 # Boxes of COCO_val2017_detections_AP_H_70_person.json, about.

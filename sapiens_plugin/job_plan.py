@@ -10,12 +10,12 @@ from sapiens_plugin.core.checkpoints.run_files import folder_of
 from sapiens_plugin.core.checkpoints.saving import RESERVE
 from sapiens_plugin.core.utils.free_space import nearest
 from sapiens_plugin.core.utils.whole_file import write_whole
-from sapiens_plugin.planning.amounts import duration, size
-from sapiens_plugin.planning.job_reader import checkpoint_hook
-from sapiens_plugin.planning.machine_probe import probe_machine
-from sapiens_plugin.planning.plan import Plan, make_plan
-from sapiens_plugin.planning.plan_report import as_dict
-from sapiens_plugin.reporting.work_dir import PLAN_NAME
+from sapiens_plugin.workbench.planning.amounts import duration, size
+from sapiens_plugin.workbench.planning.job_reader import checkpoint_hook
+from sapiens_plugin.workbench.planning.machine_probe import probe_machine
+from sapiens_plugin.workbench.planning.plan import Plan, make_plan
+from sapiens_plugin.workbench.planning.plan_report import as_dict
+from sapiens_plugin.workbench.report.work_dir import PLAN_NAME
 
 from .errors import InputError
 from .job_config import read_job, stage_measurer

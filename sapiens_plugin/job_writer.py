@@ -7,12 +7,12 @@ from pathlib import Path, PureWindowsPath
 from mmengine.config import Config
 
 from sapiens_plugin.core.vit.architectures import ARCHITECTURES
-from sapiens_plugin.planning.amounts import duration, size
-from sapiens_plugin.planning.job import TrainingJob
-from sapiens_plugin.planning.plan import Plan
+from sapiens_plugin.workbench.planning.amounts import duration, size
+from sapiens_plugin.workbench.planning.config_files import check_new_config_name
+from sapiens_plugin.workbench.planning.job import TrainingJob
+from sapiens_plugin.workbench.planning.plan import Plan
 
 from .errors import InputError
-from .job_files import check_new_config_name
 
 # As published (docs/weights.md).
 _PRETRAINED = {

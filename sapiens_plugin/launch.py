@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from .command import Interrupted, OutlivingStream
+from sapiens_plugin.workbench.command import Interrupted, OutlivingStream
+
 from .errors import InputError
 
 # What torch's workers and MMEngine's registries put before a message on its way up.
@@ -160,7 +161,7 @@ def _load(script: Path) -> ModuleType:
 def _read_config(args: Namespace) -> Mapping:
     from mmengine.config import Config
 
-    from sapiens_plugin.planning.gpu_probe import warn_if_gpu_unused
+    from sapiens_plugin.workbench.setup_check.gpu_probe import warn_if_gpu_unused
 
     if not Path(args.config).is_file():
         raise InputError(
@@ -190,7 +191,7 @@ def _check_flags(cfg: Mapping, args: Namespace) -> None:
 
 
 def _check_training(cfg: Mapping) -> None:
-    from sapiens_plugin.planning.job_reader import check_schedule
+    from sapiens_plugin.workbench.planning.job_reader import check_schedule
 
     check_schedule(cfg)
     if {'type', 'by_epoch'} <= (cfg.get('train_cfg') or {}).keys():
@@ -219,7 +220,7 @@ def _check_test(cfg: Mapping) -> None:
 
 
 def _check_dataset(dataset: Mapping) -> None:
-    from .planning import setup_checks
+    from sapiens_plugin.workbench.setup_check import setup_checks
 
     if 'ann_file' not in dataset:
         return  # a wrapper of other data sets: ImageCheckHook looks into it
@@ -251,7 +252,7 @@ def _check_weights(path: str | None) -> None:
 
 
 def _tell_plan(cfg: Mapping) -> None:
-    from sapiens_plugin.reporting.work_dir import PLAN_NAME
+    from sapiens_plugin.workbench.report.work_dir import PLAN_NAME
 
     from .job_plan import leave_plan
 
@@ -263,7 +264,7 @@ def _tell_plan(cfg: Mapping) -> None:
 def _check_nothing_is_lost(cfg: Mapping) -> None:
     """Refuse to begin anew in the place of a run."""
     from sapiens_plugin.core.checkpoints import run_files
-    from sapiens_plugin.planning.job_reader import checkpoint_hook
+    from sapiens_plugin.workbench.planning.job_reader import checkpoint_hook
 
     hook = checkpoint_hook(cfg)
     folder = run_files.folder_of(Path(cfg.work_dir).absolute(), hook.get('out_dir'))
@@ -278,7 +279,7 @@ def _check_nothing_is_lost(cfg: Mapping) -> None:
 
 
 def _check_work_dir(cfg: Mapping) -> None:
-    from .planning import setup_checks
+    from sapiens_plugin.workbench.setup_check import setup_checks
 
     setup_checks.check_writable(
         cfg.work_dir,

@@ -46,7 +46,7 @@ def coco_mini() -> Path:
 @pytest.fixture(scope='session')
 def demo(tmp_path_factory):
     """A very small demo data set: 24 training and 8 validation pictures."""
-    from sapiens_plugin.data.demo import make_demo
+    from sapiens_plugin.workbench.demo.make_demo import make_demo
 
     return make_demo(tmp_path_factory.mktemp('demo'), num_train=24, num_val=8)
 
@@ -54,7 +54,7 @@ def demo(tmp_path_factory):
 @pytest.fixture(scope='session')
 def large_demo(tmp_path_factory):
     """A demo data set of 300 and 120 pictures; not to be changed."""
-    from sapiens_plugin.data.demo import make_demo
+    from sapiens_plugin.workbench.demo.make_demo import make_demo
 
     return make_demo(tmp_path_factory.mktemp('demo'), num_train=300, num_val=120)
 

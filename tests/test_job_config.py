@@ -14,7 +14,7 @@ from sapiens_plugin.job_config import (
     read_job,
     stage_measurer,
 )
-from sapiens_plugin.planning.job import Checkpoints, Persons, Streaming
+from sapiens_plugin.workbench.planning.job import Checkpoints, Persons, Streaming
 
 SOME = Persons(train=1, val=1, test=1)
 

@@ -7,8 +7,8 @@ import pytest
 
 from sapiens_plugin import job_plan
 from sapiens_plugin.job_config import load_config
-from sapiens_plugin.planning.cards import get_card
-from sapiens_plugin.reporting.work_dir import read_plan
+from sapiens_plugin.workbench.planning.cards import get_card
+from sapiens_plugin.workbench.report.work_dir import read_plan
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from sapiens_plugin.core.vit.architectures import ARCHITECTURES
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.job_config import load_config, read_job, stage_measurer
 from sapiens_plugin.job_writer import write_config
-from sapiens_plugin.planning.cards import get_card
-from sapiens_plugin.planning.job import Persons
-from sapiens_plugin.planning.plan import make_plan
+from sapiens_plugin.workbench.planning.cards import get_card
+from sapiens_plugin.workbench.planning.job import Persons
+from sapiens_plugin.workbench.planning.plan import make_plan
 
 PERSONS = Persons(train=149_813, val=6_352, test=104_000)
 

@@ -8,13 +8,13 @@ import argparse  # noqa: E402  (only there in the environment, as what follows)
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from sapiens_plugin.command import run  # noqa: E402
-from sapiens_plugin.data.dataset_check import (  # noqa: E402
+from sapiens_plugin.errors import InputError  # noqa: E402
+from sapiens_plugin.workbench.command import run  # noqa: E402
+from sapiens_plugin.workbench.dataset_check import (  # noqa: E402
     check_dataset,
     draw_samples,
     print_report,
 )
-from sapiens_plugin.errors import InputError  # noqa: E402
 
 EXAMPLES = """examples:
   python tools/check_dataset.py my/train.json my/images

@@ -52,11 +52,11 @@ _enter_environment()
 import argparse  # noqa: E402  (only there in the environment, as what follows)
 
 import sapiens_plugin  # noqa: E402
-from sapiens_plugin.command import run as run_command  # noqa: E402
 from sapiens_plugin.errors import InputError  # noqa: E402
-from sapiens_plugin.job_files import check_config_name  # noqa: E402
-from sapiens_plugin.planning import setup_packages  # noqa: E402
-from sapiens_plugin.planning.setup_report import (  # noqa: E402
+from sapiens_plugin.workbench.command import run as run_command  # noqa: E402
+from sapiens_plugin.workbench.planning.config_files import check_config_name  # noqa: E402
+from sapiens_plugin.workbench.setup_check import setup_packages  # noqa: E402
+from sapiens_plugin.workbench.setup_check.setup_report import (  # noqa: E402
     Check,
     Commands,
     Report,
@@ -150,9 +150,9 @@ def _look_at_the_rest(
     cfg: dict | None, config: Path | None, options: list[str], commands: Commands
 ) -> dict[str, list[Check]]:
     from sapiens_plugin.compat import allow_mmengine_checkpoints
-    from sapiens_plugin.planning.setup_data import check_job_files
-    from sapiens_plugin.planning.setup_hardware import check_hardware
-    from sapiens_plugin.planning.setup_job import read_setup_job
+    from sapiens_plugin.workbench.setup_check.setup_data import check_job_files
+    from sapiens_plugin.workbench.setup_check.setup_hardware import check_hardware
+    from sapiens_plugin.workbench.setup_check.setup_job import read_setup_job
 
     if cfg is None:
         return {'Machine': check_hardware(None, commands)}
@@ -174,8 +174,8 @@ def _least_memory(config: Path, changes: dict, dtype) -> int:
     """
     try:
         from sapiens_plugin.job_config import load_config, read_job, stage_measurer
-        from sapiens_plugin.planning.job import Persons
-        from sapiens_plugin.planning.setup_memory import least_memory
+        from sapiens_plugin.workbench.planning.job import Persons
+        from sapiens_plugin.workbench.setup_check.setup_memory import least_memory
 
         cfg = load_config(config, changes)
         nobody = Persons(train=0, val=0, test=0)  # memory does not depend on them

@@ -11,10 +11,10 @@ from bootstrap import ROOT, enter_environment
 
 enter_environment()
 
-from sapiens_plugin.command import run  # noqa: E402  (only there in the environment)
 from sapiens_plugin.core.coco.layout import SERVER  # noqa: E402
-from sapiens_plugin.data.coco import Order, bring  # noqa: E402
-from sapiens_plugin.data.coco_verify import Verdict, verify  # noqa: E402
+from sapiens_plugin.workbench.command import run  # noqa: E402  (only there in the environment)
+from sapiens_plugin.workbench.download.coco import Order, bring  # noqa: E402
+from sapiens_plugin.workbench.download.coco_verify import Verdict, verify  # noqa: E402
 
 TOOL = 'tools/download_coco.py'
 SHOWN = 20  # faults on a terminal; elsewhere all

@@ -10,14 +10,14 @@ import re  # noqa: E402
 import shlex  # noqa: E402
 import textwrap  # noqa: E402
 
-from sapiens_plugin.command import run  # noqa: E402
 from sapiens_plugin.errors import InputError  # noqa: E402
-from sapiens_plugin.job_files import (  # noqa: E402
+from sapiens_plugin.workbench.command import run  # noqa: E402
+from sapiens_plugin.workbench.planning.cards import CARDS, get_card  # noqa: E402
+from sapiens_plugin.workbench.planning.config_files import (  # noqa: E402
     check_config_name,
     check_new_config_name,
 )
-from sapiens_plugin.planning.cards import CARDS, get_card  # noqa: E402
-from sapiens_plugin.planning.limits import Limits  # noqa: E402
+from sapiens_plugin.workbench.planning.limits import Limits  # noqa: E402
 
 EXAMPLES = """examples:
   python3 tools/plan.py configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq
@@ -78,10 +78,14 @@ def main() -> int:
     # Slow to import, so that what is wrong above is said at once.
     from sapiens_plugin.job_config import load_config, read_job, stage_measurer
     from sapiens_plugin.job_writer import write_config
-    from sapiens_plugin.planning.alternatives import WEEK, best_within, nearest_jobs
-    from sapiens_plugin.planning.machine_probe import probe_machine
-    from sapiens_plugin.planning.plan import make_plan
-    from sapiens_plugin.planning.plan_report import as_dict, as_text
+    from sapiens_plugin.workbench.planning.alternatives import (
+        WEEK,
+        best_within,
+        nearest_jobs,
+    )
+    from sapiens_plugin.workbench.planning.machine_probe import probe_machine
+    from sapiens_plugin.workbench.planning.plan import make_plan
+    from sapiens_plugin.workbench.planning.plan_report import as_dict, as_text
 
     cfg = load_config(args.config)
     job = read_job(cfg)

@@ -63,7 +63,7 @@ def quickstart(root: Path, python: Path) -> float:
     curve = work_dir / 'training_curve.png'
     steps = Steps(root, python, total=4)
 
-    steps.run('demo data', '-m', 'sapiens_plugin.data.demo', DATA)
+    steps.run('demo data', '-m', 'sapiens_plugin.workbench.demo.make_demo', DATA)
     resume = ['--resume'] if any(work_dir.glob('*.pth')) else []
     if resume:
         print(f'\n{WORK_DIR} holds a training: it goes on from there, and a finished')
@@ -76,7 +76,7 @@ def quickstart(root: Path, python: Path) -> float:
         'test', Path('tools', 'test.py'), CONFIG, best.relative_to(root),
         '--show-dir', pictures, '--out', metrics.relative_to(root),
     )  # fmt: skip
-    steps.run('curve', '-m', 'sapiens_plugin.reporting.training_curve', WORK_DIR)
+    steps.run('curve', '-m', 'sapiens_plugin.workbench.report.training_curve', WORK_DIR)
 
     print(f'\nPredictions      {pictures} (one picture per person)')
     print(f'Training curve   {curve}')

@@ -7,8 +7,8 @@ enter_environment()
 import argparse  # noqa: E402  (only there in the environment, as what follows)
 from pathlib import Path  # noqa: E402
 
-from sapiens_plugin.command import run  # noqa: E402
-from sapiens_plugin.reporting.report import write_report  # noqa: E402
+from sapiens_plugin.workbench.command import run  # noqa: E402
+from sapiens_plugin.workbench.report.report import write_report  # noqa: E402
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""The machinery: PyTorch and below. No command and no package of OpenMMLab is known."""
+"""The machinery: PyTorch and below; it knows no command and nothing of OpenMMLab."""

@@ -14,12 +14,12 @@ from mmpose.evaluation.metrics import CocoMetric
 from xtcocotools.coco import COCO
 
 from sapiens_plugin.core.coco.annotations import HUGE, as_it_is
-from sapiens_plugin.data.dataset_check.stoppers import (
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.dataset_check.stoppers import (
     check_entries,
     check_evaluated,
     check_person,
 )
-from sapiens_plugin.errors import InputError
 
 # What reading code raises at entries of a form that it did not expect.
 _UNEXPECTED = (

@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.visualization import BaseVisBackend
 
 from sapiens_plugin.registry import VISBACKENDS
-from sapiens_plugin.reporting.csv_log import CsvLog
+from sapiens_plugin.workbench.report.csv_log import CsvLog
 
 
 @VISBACKENDS.register_module()

@@ -12,8 +12,8 @@ from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
-from sapiens_plugin.command import Interrupted, write_nowhere
 from sapiens_plugin.registry import HOOKS
+from sapiens_plugin.workbench.command import Interrupted, write_nowhere
 
 from .agreement import highest_of_all
 from .checkpoint_hook import save_now
@@ -32,9 +32,9 @@ class InterruptHook(Hook):
 
     The first signal is noted. When the optimizer step under way is done, or the batch
     of a validation, ``CheckpointHook`` saves, and the run ends with
-    :class:`~sapiens_plugin.command.Interrupted`. A second signal ends the process at
-    once; a checkpoint that was being written does not get its name then, and no other
-    is touched.
+    :class:`~sapiens_plugin.workbench.command.Interrupted`. A second signal ends the
+    process at once; a checkpoint that was being written does not get its name then, and
+    no other is touched.
 
     Several processes leave together, whichever got the signal. With another loop than
     ``ResumableTrainLoop``, which could not go on there, signals are what they were.

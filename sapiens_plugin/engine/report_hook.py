@@ -12,12 +12,12 @@ from mmpose.evaluation import CocoMetric
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
-from sapiens_plugin.reporting.kept_validation import (
+from sapiens_plugin.workbench.report.kept_validation import (
     FILE_NAME,
     KeptValidation,
     read_kept_validation,
 )
-from sapiens_plugin.reporting.report import write_report
+from sapiens_plugin.workbench.report.report import write_report
 
 
 @HOOKS.register_module()

@@ -9,11 +9,11 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.job_config import read_job
-from sapiens_plugin.planning.arithmetic import person_work, training_work
-from sapiens_plugin.planning.job import Persons, TrainingJob
 from sapiens_plugin.registry import HOOKS
-from sapiens_plugin.reporting.job_clock import JobClock, Phase
-from sapiens_plugin.reporting.status_bar import StatusBar
+from sapiens_plugin.workbench.planning.arithmetic import person_work, training_work
+from sapiens_plugin.workbench.planning.job import Persons, TrainingJob
+from sapiens_plugin.workbench.report.job_clock import JobClock, Phase
+from sapiens_plugin.workbench.report.status_bar import StatusBar
 
 from .train_loop import ResumableTrainLoop
 

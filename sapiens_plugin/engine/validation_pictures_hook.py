@@ -10,7 +10,7 @@ from mmpose.structures import PoseDataSample
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
-from sapiens_plugin.reporting.pose_pictures import arrange, draw_pair
+from sapiens_plugin.workbench.report.pose_pictures import arrange, draw_pair
 
 
 @HOOKS.register_module()

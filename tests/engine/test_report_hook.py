@@ -9,13 +9,13 @@ import pytest
 from mmengine.structures import InstanceData
 
 from sapiens_plugin.engine import report_hook
-from sapiens_plugin.reporting.kept_validation import (
+from sapiens_plugin.workbench.report.kept_validation import (
     FILE_NAME,
     KeptValidation,
     read_kept_validation,
 )
-from sapiens_plugin.reporting.keypoint_ap import COCO_SIZES, Evaluation
-from sapiens_plugin.reporting.report import write_report
+from sapiens_plugin.workbench.report.keypoint_ap import COCO_SIZES, Evaluation
+from sapiens_plugin.workbench.report.report import write_report
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from sapiens_plugin.engine import status_hook, status_log_processor
 from sapiens_plugin.engine.status_log_processor import rates_by_depth
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.job_config import read_job
-from sapiens_plugin.planning.arithmetic import person_work, training_work
-from sapiens_plugin.planning.job import Persons
+from sapiens_plugin.workbench.planning.arithmetic import person_work, training_work
+from sapiens_plugin.workbench.planning.job import Persons
 
 HEAD_STEP, FULL_STEP, VALIDATION = 100.0, 600.0, 7200.0  # s
 

@@ -40,7 +40,7 @@ class Losses(Hook):
 
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory):
-    from sapiens_plugin.data.demo import make_demo
+    from sapiens_plugin.workbench.demo.make_demo import make_demo
 
     return make_demo(tmp_path_factory.mktemp('demo'), num_train=32, num_val=4)
 

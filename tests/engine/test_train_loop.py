@@ -16,10 +16,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
-from sapiens_plugin.command import Interrupted
 from sapiens_plugin.engine import train_loop
 from sapiens_plugin.engine.train_loop import ResumableTrainLoop
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.command import Interrupted
 
 posix = pytest.mark.skipif(sys.platform == 'win32', reason='kills workers by signals')
 

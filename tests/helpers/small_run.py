@@ -11,7 +11,7 @@ from sapiens_plugin.core.coco.keypoints import (
     SKELETON,
     person_category,
 )
-from sapiens_plugin.reporting.kept_validation import KeptValidation
+from sapiens_plugin.workbench.report.kept_validation import KeptValidation
 
 SIGMAS = [0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062]
 SIGMAS += [0.107, 0.107, 0.087, 0.087, 0.089, 0.089]

@@ -91,7 +91,7 @@ def test_what_is_missing_is_listed_with_its_command(config, tmp_path):
     )
     *_, last = done.stdout.splitlines()
     assert last.startswith('Not ready: 2 things to mend. First: ')
-    assert last.endswith('-m sapiens_plugin.data.demo data')
+    assert last.endswith('-m sapiens_plugin.workbench.demo.make_demo data')
 
 
 def test_options_change_the_job(config, tool):

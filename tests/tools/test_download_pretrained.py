@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sapiens_plugin.data.stand_in import make_stand_in
+from sapiens_plugin.workbench.demo.stand_in import make_stand_in
 
 REPO = Path(__file__).resolve().parents[2]
 TOOL = REPO / 'tools' / 'download_pretrained.py'

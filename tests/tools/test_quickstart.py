@@ -14,7 +14,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 # Every step appends its arguments to calls.txt; these are what else it does.
 STEPS = {
-    'sapiens_plugin/data/demo.py': '',
+    'sapiens_plugin/workbench/demo/make_demo.py': '',
     'tools/train.py': """
 work_dir.mkdir(parents=True, exist_ok=True)
 (work_dir / 'epoch_9.pth').touch()
@@ -27,7 +27,7 @@ pictures.mkdir()
 out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])
 out.write_text('{"coco/AP": 0.81249, "coco/AR": 0.9}', encoding='utf-8')
 """,
-    'sapiens_plugin/reporting/training_curve.py': '',
+    'sapiens_plugin/workbench/report/training_curve.py': '',
 }
 PREAMBLE = """
 import pathlib, sys
@@ -61,7 +61,7 @@ def test_every_step_runs_in_its_turn(quickstart, root, capfd):
     assert quickstart.quickstart(root, Path(sys.executable)) == 0.81249
     work_dir = 'work_dirs/sapiens_tiny_demo'
     assert calls(root) == [
-        'demo.py data/demo',
+        'make_demo.py data/demo',
         'train.py configs/sapiens_tiny_demo.py',
         f'test.py configs/sapiens_tiny_demo.py {work_dir}/best_coco_AP_epoch_9.pth '
         f'--show-dir ROOT/{work_dir}/predictions --out {work_dir}/test_metrics.json',
@@ -118,7 +118,7 @@ def test_a_failed_step_ends_it_with_its_code(quickstart, root, capfd):
     with pytest.raises(SystemExit) as caught:
         quickstart.quickstart(root, Path(sys.executable))
     assert caught.value.code == 5
-    assert [line.split()[0] for line in calls(root)] == ['demo.py', 'train.py']
+    assert [line.split()[0] for line in calls(root)] == ['make_demo.py', 'train.py']
     captured = capfd.readouterr()
     assert captured.err == 'quickstart: step 2 of 4, train, failed with code 5.\n'
     assert 'coco/AP' not in captured.out
@@ -141,7 +141,7 @@ def test_ctrl_c_in_a_step_is_no_failure(
     assert caught.value.code == 130
     captured = capfd.readouterr()
     assert captured.err == f'\nquickstart: interrupted. {command} goes on.\n'
-    assert [line.split()[0] for line in calls(root)] == ['demo.py', 'train.py']
+    assert [line.split()[0] for line in calls(root)] == ['make_demo.py', 'train.py']
 
 
 def test_of_two_best_checkpoints_the_newest_is_tested(quickstart, tmp_path):

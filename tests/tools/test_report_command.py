@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.reporting.report import write_report
+from sapiens_plugin.workbench.report.report import write_report
 
 
 @pytest.fixture

@@ -1,1 +1,0 @@
-"""Bringing data here: COCO, the published weights, and the demo data."""

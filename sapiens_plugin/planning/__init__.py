@@ -1,1 +1,0 @@
-"""What a job needs and what it will take. Plain numbers; no MM package here."""

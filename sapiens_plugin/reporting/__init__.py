@@ -1,1 +1,0 @@
-"""What a run did, from the files it left behind."""

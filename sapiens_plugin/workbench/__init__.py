@@ -1,0 +1,1 @@
+"""What the commands do: plans, checks, reports, downloads; nothing of OpenMMLab."""

@@ -1,0 +1,89 @@
+"""What every command of this project does with the ways it can end."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from sapiens_plugin.errors import InputError
+
+
+class Interrupted(BaseException):
+    """A training that was asked to leave, and does, its work saved.
+
+    Args:
+        signum: The signal that asked.
+        saved: The checkpoint to go on from; None if none could be written.
+    """
+
+    def __init__(self, signum: int, *, saved: Path | None):
+        super().__init__(signum, saved)
+        self.signum = signum
+        self.saved = saved
+
+
+def run(tool: str, main: Callable[[], int | None]) -> NoReturn:
+    """Run a command and exit: 0 or what it returns, 2 on bad input, 130 on Ctrl-C.
+
+    Args:
+        tool: The command as the user knows it, such as ``'tools/download_coco.py'``.
+        main: What to do; it returns the exit code, or nothing for 0.
+    """
+    try:
+        code = main()
+    except InputError as error:
+        print(f'\n{tool}: {error}', file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print(
+            f'\n{tool}: interrupted. No file is broken; the same command goes on.',
+            file=sys.stderr,
+        )
+        code = 130
+    sys.exit(code or 0)
+
+
+class OutlivingStream:
+    """A stream whose reader may go: a terminal that is closed, ``tee`` on Ctrl-C.
+
+    From then on it writes nowhere; what is being done goes on.
+
+    Args:
+        stream: ``sys.stdout`` or ``sys.stderr``.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, to somebody or nobody."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._let_go(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, to somebody or nobody."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._let_go(error)
+
+    def _let_go(self, error: OSError) -> None:
+        if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL):
+            return  # of a file on a full disk, say: it may go on
+        write_nowhere(self._stream.fileno())
+
+
+def write_nowhere(*descriptors: int) -> None:
+    """Have what is written to these go nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -1,0 +1,1 @@
+"""The quickstart's data: drawn people, and stand-ins for published weights."""

@@ -1,0 +1,1 @@
+"""Bringing COCO and the published weights here, resumed and verified."""

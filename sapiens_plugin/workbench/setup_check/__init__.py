@@ -1,0 +1,1 @@
+"""Is everything in place for a job, and what mends what is not."""

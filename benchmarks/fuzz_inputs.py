@@ -39,7 +39,7 @@ import sapiens_plugin.registry  # noqa: F401  (repairs the stack)
 from sapiens_plugin.core.images.decode import decode
 from sapiens_plugin.datasets.blank_images import BlankUnreadable
 from sapiens_plugin.datasets.parts import image_paths
-from sapiens_plugin.engine.image_check_hook import missing_images
+from sapiens_plugin.engine.hooks.image_check_hook import missing_images
 from sapiens_plugin.errors import InputError, UnreadableImage
 from sapiens_plugin.workbench.demo.make_demo import make_demo
 

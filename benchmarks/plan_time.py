@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from sapiens_plugin.core.vit.architectures import get_architecture
-from sapiens_plugin.job_config import read_job
+from sapiens_plugin.jobs.read_config import read_job
 from sapiens_plugin.workbench.planning.arithmetic import training_work
 from sapiens_plugin.workbench.planning.job import Persons
 from sapiens_plugin.workbench.planning.machine_probe import probe_machine

@@ -252,9 +252,8 @@ def _check_weights(path: str | None) -> None:
 
 
 def _tell_plan(cfg: Mapping) -> None:
+    from sapiens_plugin.jobs.announce_plan import leave_plan
     from sapiens_plugin.workbench.report.work_dir import PLAN_NAME
-
-    from .job_plan import leave_plan
 
     work_dir = Path(cfg.work_dir)
     if not (cfg.get('resume') and (work_dir / PLAN_NAME).exists()):

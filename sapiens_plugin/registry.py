@@ -21,7 +21,7 @@ MODELS = Registry(
     locations=[
         'sapiens_plugin.models.backbone',
         'sapiens_plugin.models.head',
-        'sapiens_plugin.models.pose_estimator',
+        'sapiens_plugin.streamed.pose_estimator',
     ],
 )
 HOOKS = Registry(
@@ -29,76 +29,76 @@ HOOKS = Registry(
     parent=root.HOOKS,
     scope=_SCOPE,
     locations=[
-        'sapiens_plugin.engine.checkpoint_guard_hook',
-        'sapiens_plugin.engine.checkpoint_hook',
-        'sapiens_plugin.engine.flip_test_hook',
-        'sapiens_plugin.engine.image_check_hook',
-        'sapiens_plugin.engine.interrupt_hook',
-        'sapiens_plugin.engine.param_scheduler_hook',
-        'sapiens_plugin.engine.phase_switch_hook',
-        'sapiens_plugin.engine.report_hook',
-        'sapiens_plugin.engine.skipped_images_hook',
-        'sapiens_plugin.engine.status_hook',
-        'sapiens_plugin.engine.step_guard_hook',
-        'sapiens_plugin.engine.streaming_hook',
-        'sapiens_plugin.engine.validation_pictures_hook',
-        'sapiens_plugin.engine.weights_guard_hook',
+        'sapiens_plugin.engine.hooks.checkpoint_guard_hook',
+        'sapiens_plugin.engine.hooks.checkpoint_hook',
+        'sapiens_plugin.engine.hooks.flip_test_hook',
+        'sapiens_plugin.engine.hooks.image_check_hook',
+        'sapiens_plugin.engine.hooks.interrupt_hook',
+        'sapiens_plugin.engine.hooks.param_scheduler_hook',
+        'sapiens_plugin.engine.hooks.phase_switch_hook',
+        'sapiens_plugin.engine.hooks.report_hook',
+        'sapiens_plugin.engine.hooks.skipped_images_hook',
+        'sapiens_plugin.engine.hooks.status_hook',
+        'sapiens_plugin.engine.hooks.step_guard_hook',
+        'sapiens_plugin.streamed.hook',
+        'sapiens_plugin.engine.hooks.validation_pictures_hook',
+        'sapiens_plugin.engine.hooks.weights_guard_hook',
     ],
 )
 LOOPS = Registry(
     'loop',
     parent=root.LOOPS,
     scope=_SCOPE,
-    locations=['sapiens_plugin.engine.train_loop'],
+    locations=['sapiens_plugin.engine.loops.train_loop'],
 )
 DATA_SAMPLERS = Registry(
     'data sampler',
     parent=root.DATA_SAMPLERS,
     scope=_SCOPE,
-    locations=['sapiens_plugin.datasets.resumable_sampler'],
+    locations=['sapiens_plugin.datasets.samplers.resumable_sampler'],
 )
 LOG_PROCESSORS = Registry(
     'log processor',
     parent=root.LOG_PROCESSORS,
     scope=_SCOPE,
-    locations=['sapiens_plugin.engine.status_log_processor'],
+    locations=['sapiens_plugin.engine.logging.status_log_processor'],
 )
 OPTIMIZERS = Registry(
     'optimizer',
     parent=root.OPTIMIZERS,
     scope=_SCOPE,
-    locations=['sapiens_plugin.engine.host_adamw'],
+    locations=['sapiens_plugin.streamed.optimizer'],
 )
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=root.OPTIM_WRAPPERS,
     scope=_SCOPE,
-    locations=['sapiens_plugin.engine.streamed_optim_wrapper'],
+    locations=['sapiens_plugin.streamed.optim_wrapper'],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     scope=_SCOPE,
-    locations=['sapiens_plugin.engine.layer_decay'],
+    locations=['sapiens_plugin.engine.optim.layer_decay'],
 )
 PARAM_SCHEDULERS = Registry(
     'parameter scheduler',
     parent=root.PARAM_SCHEDULERS,
     scope=_SCOPE,
-    locations=['sapiens_plugin.engine.warmup_lr'],
+    locations=['sapiens_plugin.engine.optim.warmup_lr'],
 )
 TRANSFORMS = Registry(
     'transform',
     parent=root.TRANSFORMS,
     scope=_SCOPE,
     locations=[
-        'sapiens_plugin.datasets.load_image',
-        'sapiens_plugin.datasets.random_blur',
+        'sapiens_plugin.datasets.transforms.load_image',
+        'sapiens_plugin.datasets.transforms.random_blur',
     ],
 )
 VISBACKENDS = Registry(
     'visualization backend',
     parent=root.VISBACKENDS,
     scope=_SCOPE,
-    locations=['sapiens_plugin.engine.csv_vis_backend'],
+    locations=['sapiens_plugin.engine.logging.csv_vis_backend'],
 )

@@ -1,5 +1,7 @@
 """What several tests share."""
 
+import copy
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -87,6 +89,35 @@ def make_demo_config():
     augmentation, so that two runs can be compared bit for bit.
     """
     return _make_demo_config
+
+
+@pytest.fixture(scope='session')
+def quick_config_texts():
+    """Leave configs as they are written: to format one takes seconds, for every run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            'mmengine.config.config.FormatCode', lambda text, **_: (text, True)
+        )
+        yield
+
+
+@pytest.fixture(scope='session')
+def make_runner(quick_config_texts):
+    """Build a stock Runner from a config, under a name of its own."""
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    names = itertools.count()
+
+    def make(cfg: Config, *extra_hooks) -> Runner:
+        cfg = copy.deepcopy(cfg)
+        cfg.experiment_name = cfg.visualizer.name = f'test_{next(names)}'
+        runner = Runner.from_cfg(cfg)
+        for hook in extra_hooks:
+            runner.register_hook(hook, 'LOWEST')
+        return runner
+
+    return make
 
 
 def _make_demo_config(demo, work_dir: Path):

@@ -173,7 +173,11 @@ def _least_memory(config: Path, changes: dict, dtype) -> int:
         InputError: The job is none that can be planned.
     """
     try:
-        from sapiens_plugin.job_config import load_config, read_job, stage_measurer
+        from sapiens_plugin.jobs.read_config import (
+            load_config,
+            read_job,
+            stage_measurer,
+        )
         from sapiens_plugin.workbench.planning.job import Persons
         from sapiens_plugin.workbench.setup_check.setup_memory import least_memory
 

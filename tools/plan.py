@@ -76,8 +76,8 @@ def main() -> int:
     check_config_name(args.config)
 
     # Slow to import, so that what is wrong above is said at once.
-    from sapiens_plugin.job_config import load_config, read_job, stage_measurer
-    from sapiens_plugin.job_writer import write_config
+    from sapiens_plugin.jobs.read_config import load_config, read_job, stage_measurer
+    from sapiens_plugin.jobs.write_config import write_config
     from sapiens_plugin.workbench.planning.alternatives import (
         WEEK,
         best_within,

@@ -1,1 +1,1 @@
-"""MMPose data transforms."""
+"""What lies between files and batches."""

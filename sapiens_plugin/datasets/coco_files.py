@@ -67,8 +67,8 @@ def checked_parse(parse_data_info: Callable) -> Callable:
     """Check a person, and leave the size that the labels are in with it.
 
     The detector's boxes come with their images' sizes; true boxes do not. By it
-    :class:`~sapiens_plugin.datasets.load_image.LoadImage` knows whether the labels were
-    drawn on the turned picture.
+    :class:`~sapiens_plugin.datasets.transforms.load_image.LoadImage` knows whether the
+    labels were drawn on the turned picture.
     """
 
     @wraps(parse_data_info)

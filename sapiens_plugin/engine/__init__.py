@@ -1,1 +1,1 @@
-"""MMEngine modules: phases, optimizer groups, schedules and guards."""
+"""MMEngine modules: hooks, optimizer wrappers and schedules, the loop, logging."""

@@ -11,7 +11,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 
 @cache
 def read(name: str) -> SimpleNamespace:
-    from sapiens_plugin.job_config import load_config, read_job
+    from sapiens_plugin.jobs.read_config import load_config, read_job
     from sapiens_plugin.workbench.planning.job import Persons
 
     cfg = load_config(CONFIGS / f'{name}.py')
@@ -26,7 +26,7 @@ def read(name: str) -> SimpleNamespace:
 
 @cache
 def measurer(name: str):
-    from sapiens_plugin.job_config import load_config, stage_measurer
+    from sapiens_plugin.jobs.read_config import load_config, stage_measurer
 
     (path,) = CONFIGS.glob(f'*{name}.py')
     return stage_measurer(load_config(path))

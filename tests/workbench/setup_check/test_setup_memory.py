@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.job_config import load_config, read_job, stage_measurer
+from sapiens_plugin.jobs.read_config import load_config, read_job, stage_measurer
 from sapiens_plugin.workbench.planning.cards import get_card
 from sapiens_plugin.workbench.planning.footprint import CONTEXT
 from sapiens_plugin.workbench.planning.job import Persons

@@ -1,0 +1,1 @@
+"""Samples by their place, whoever makes them and when."""

@@ -1,0 +1,1 @@
+"""Steps of a pipeline: reading images, blurring them."""

@@ -1,0 +1,1 @@
+"""The log line, and metrics in files of their own."""

@@ -1,0 +1,1 @@
+"""A training that goes on as if it had not stopped."""

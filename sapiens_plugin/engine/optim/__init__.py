@@ -1,0 +1,1 @@
+"""Optimizer groups and schedules, and which steps are taken."""

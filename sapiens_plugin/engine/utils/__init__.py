@@ -1,0 +1,1 @@
+"""What several modules ask of processes and models."""

@@ -1,0 +1,280 @@
+"""Reads a config into the plain numbers that planning works with.
+
+Registers nothing; importing it imports the MM packages.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+import sapiens_plugin.registry  # noqa: F401  (makes the names known)
+from sapiens_plugin.core.coco.annotations import keypoint_images
+from sapiens_plugin.core.streaming import memory
+from sapiens_plugin.core.vit.architectures import get_architecture
+from sapiens_plugin.core.vit.model import patch_grid
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.launch import mend_coco_root
+from sapiens_plugin.workbench.planning.config_files import check_config_name
+from sapiens_plugin.workbench.planning.job import COCO_PERSONS, Persons, TrainingJob
+from sapiens_plugin.workbench.planning.job_reader import (
+    check_schedule,
+    is_named,
+    read_checkpoints,
+    read_head,
+    read_precision,
+    read_streaming,
+)
+
+# Boxes of COCO_val2017_detections_AP_H_70_person.json, about.
+COCO_DETECTIONS = 104_000
+
+
+def load_config(path: str | Path, options: Mapping | None = None) -> Config:
+    """Load a config file.
+
+    Raises:
+        InputError: It is not there, or is no config.
+    """
+    check_config_name(path)
+    mend_coco_root()
+    try:
+        # MMEngine prints which variables it put in, where others want JSON.
+        with contextlib.redirect_stdout(io.StringIO()):
+            cfg = Config.fromfile(path)
+    except (SyntaxError, NameError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f'{path} cannot be read as a config: {type(error).__name__}: {error}'
+        ) from error
+    cfg.merge_from_dict(dict(options or {}))
+    return cfg
+
+
+def read_job(cfg: Config, *, persons: Persons | None = None) -> TrainingJob:
+    """Read a training job.
+
+    Args:
+        cfg: A config.
+        persons: The data set; None counts the persons of the config's own files.
+
+    Raises:
+        InputError: The config is not a Sapiens pose job, or a value is out of its
+            range.
+    """
+    name = Path(cfg.filename or 'config').stem
+    try:
+        return _read(cfg, name, persons)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise InputError(
+            f'The config {name} is not a Sapiens training job: {error} is missing or '
+            'of another kind. Start from one of configs/ with model.backbone.type='
+            "'sapiens_plugin.SapiensBackbone'."
+        ) from error
+
+
+def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
+    backbone = cfg.model.backbone
+    if not is_named(backbone.type, 'SapiensBackbone'):
+        raise InputError(
+            f'The config {name} is not a Sapiens job: its backbone is {backbone.type}. '
+            "Planning knows model.backbone.type='sapiens_plugin.SapiensBackbone'."
+        )
+    if not cfg.get('train_dataloader'):
+        raise InputError(f'The config {name} has no train_dataloader: nothing to plan.')
+    # Without one, as with --no-validate, there is nobody to predict.
+    val, test = (cfg.get(f'{split}_dataloader') or {} for split in ('val', 'test'))
+    streaming = read_streaming(cfg.model)
+    loader = cfg.train_dataloader
+    batch = _positive(loader.batch_size, f'{name}: train_dataloader.batch_size')
+    micro_batch = _positive(cfg.model.get('micro_batch', 2), 'model.micro_batch')
+    hooks = cfg.get('custom_hooks', [])
+    flips = [hook for hook in hooks if is_named(hook['type'], 'FlipTestHook')]
+    flip = cfg.model.get('test_cfg', {}).get('flip_test', False)
+    warmups = [
+        hook.get('warmup_epochs', 10)
+        for hook in hooks
+        if is_named(hook['type'], 'PhaseSwitchHook')
+    ]
+    patch_grid(*backbone.img_size)
+    max_epochs = _positive(cfg.train_cfg.max_epochs, f'{name}: train_cfg.max_epochs')
+    check_schedule(cfg)
+    return TrainingJob(
+        name=name,
+        arch=get_architecture(backbone.arch),
+        img_size=tuple(backbone.img_size),
+        extra_tokens=int(backbone.get('with_cls_token', False)),
+        head=read_head(cfg.model.head),
+        batch=batch,
+        accumulation=_positive(
+            cfg.optim_wrapper.get('accumulative_counts', 1),
+            f'{name}: optim_wrapper.accumulative_counts',
+        ),
+        micro_batch=min(micro_batch, batch) if streaming else batch,
+        streaming=streaming,
+        precision=read_precision(cfg),
+        with_cp=backbone.get('with_cp', False),
+        frozen_stages=backbone.get('frozen_stages', -1),
+        warmup_epochs=max(warmups, default=0),
+        max_epochs=max_epochs,
+        val_interval=_positive(
+            cfg.train_cfg.get('val_interval', 1), f'{name}: train_cfg.val_interval'
+        )
+        if val
+        else None,
+        val_begin=cfg.train_cfg.get('val_begin', 1),
+        val_batch=_positive(
+            val.get('batch_size', 1), f'{name}: val_dataloader.batch_size'
+        ),
+        test_batch=_positive(
+            test.get('batch_size', 1), f'{name}: test_dataloader.batch_size'
+        ),
+        val_flip=flips[0].get('val', False) if flips else flip,
+        test_flip=flips[0].get('test', True) if flips else flip,
+        workers=_positive(
+            loader.get('num_workers', 0), f'{name}: train_dataloader.num_workers', 0
+        ),
+        checkpoints=read_checkpoints(cfg),
+        persons=persons or count_persons(cfg),
+    )
+
+
+def _positive(value: object, name: str, least: int = 1) -> int:
+    if not isinstance(value, int) or value < least:
+        raise InputError(f'{name}={value!r} should be a whole number from {least} on.')
+    return value
+
+
+def count_persons(cfg: Config) -> Persons:
+    """Count the persons of a config's data sets, or take COCO's published numbers.
+
+    Raises:
+        InputError: A file that is there cannot be read, or has nobody to train on.
+    """
+    notes: list[str] = []
+
+    def count(split: str) -> int:
+        if not cfg.get(f'{split}_dataloader'):
+            return 0
+        path = _annotation_file(cfg[f'{split}_dataloader'].dataset)
+        published = COCO_PERSONS['train' if split == 'train' else 'val']
+        if path is None or not path.is_file():
+            notes.append(
+                f'{path.name if path else f"The {split} set"} is not there to be '
+                f"counted: COCO's {published:,} persons are taken."
+            )
+            return published
+        number = sum(keypoint_images(path).values())
+        if number == 0:
+            raise InputError(
+                f'{path} has no person with keypoints and a box: there is nothing to '
+                'plan. `python3 tools/check_dataset.py ANNOTATIONS IMAGES` says why.'
+            )
+        return number
+
+    train, val = count('train'), count('val')
+    test = (cfg.get('test_dataloader') or {}).get('dataset', {})
+    boxes = test.get('bbox_file')
+    if not boxes:
+        validated = (cfg.get('val_dataloader') or {}).get('dataset', {})
+        same = _annotation_file(test) == _annotation_file(validated)
+        return Persons(
+            train=train, val=val, test=val if same else count('test'), notes=(*notes,)
+        )
+    if Path(boxes).is_file():
+        return Persons(train=train, val=val, test=_count_boxes(boxes), notes=(*notes,))
+    notes.append(
+        f'{Path(boxes).name} is not there to be counted: about {COCO_DETECTIONS:,} '
+        'boxes are taken.'
+    )
+    return Persons(train=train, val=val, test=COCO_DETECTIONS, notes=(*notes,))
+
+
+def _annotation_file(dataset: Mapping) -> Path | None:
+    if 'ann_file' not in dataset:
+        return None  # a wrapper of other data sets
+    return Path(dataset.get('data_root') or '.', dataset.ann_file)
+
+
+def _count_boxes(path: str) -> int:
+    try:
+        boxes = json.loads(Path(path).read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise InputError(
+            f'The file of person detections {path} is not JSON: {error}. Fetch it with '
+            '`python3 tools/download_coco.py`.'
+        ) from error
+    if not boxes:
+        raise InputError(f'The file of person detections {path} holds no boxes.')
+    return len(boxes)
+
+
+def stage_measurer(cfg: Config):
+    """Return what describes passes of a config's jobs to the memory model.
+
+    It builds the model on the meta device, where weights take no memory. Jobs may
+    differ from the config in what :class:`TrainingJob` says of the model.
+    """
+    init_default_scope('mmpose')
+    template = cfg.model.copy()
+
+    @cache
+    def built(arch, img_size, frozen_stages, boundary_dtype, gradient_dtype):
+        from mmpose.registry import MODELS
+
+        backbone = {
+            **template.backbone,
+            **dict(arch=asdict(arch), img_size=img_size, frozen_stages=frozen_stages),
+            **dict(with_cp=False, init_cfg=None),
+        }
+        with torch.device('meta'):
+            return MODELS.build(
+                dict(
+                    type='sapiens_plugin.StreamedTopdownPoseEstimator',
+                    boundary_dtype=boundary_dtype,
+                    gradient_dtype=gradient_dtype,
+                    data_preprocessor=template.get('data_preprocessor'),
+                    backbone=backbone,
+                    neck=template.get('neck'),
+                    head=dict(template.head, in_channels=arch.embed_dims),
+                )
+            )
+
+    @cache
+    def measured(model_args, batch, micro_batch, warmup, training, dtype) -> memory.Job:
+        model = built(*model_args)
+        model.micro_batch = micro_batch
+        model.backbone.set_frozen(warmup)
+        img_size = model_args[1]
+        return model.memory_job(batch, img_size, training=training, compute_dtype=dtype)
+
+    def measure(
+        job: TrainingJob, *, warmup: bool, training: bool, dtype: torch.dtype
+    ) -> memory.Job:
+        batch = job.batch if training else job.test_batch
+        # Stages are the same however many blocks are frozen: measured once.
+        depth, frozen = job.arch.num_layers, job.frozen_stages
+        some = not warmup and 0 < frozen < depth
+        streaming = job.streaming
+        dtypes = (
+            (streaming.boundary_dtype, streaming.gradient_dtype)
+            if streaming
+            else ('float32', 'float32')
+        )
+        seen = measured(
+            (job.arch, job.img_size, 0 if some else frozen, *dtypes),
+            batch,
+            min(job.micro_batch, batch) if streaming else batch,
+            warmup,
+            training,
+            dtype,
+        )
+        return replace(seen, first_trainable=frozen + 1) if some else seen
+
+    return measure

@@ -1,0 +1,117 @@
+"""What a streamed model needs of a run."""
+
+import psutil
+import torch
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import Runner
+
+from sapiens_plugin.core.streaming.memory import HostMemory, host_memory
+from sapiens_plugin.engine.utils.unwrap import unwrap
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.registry import HOOKS
+
+from .optim_wrapper import StreamedOptimWrapper
+from .pose_estimator import StreamedTopdownPoseEstimator
+
+_GIB = 2**30
+# The widest first.
+MOMENT_DTYPES = ('float32', 'bfloat16', 'int8')
+# Left to the rest of the system and to the loader's workers.
+_RESERVE = 0.5 * _GIB
+
+
+@HOOKS.register_module()
+class StreamingHook(Hook):
+    """Refuse what does not go with a streamed model; keep its weights up to date.
+
+    - What would read weights behind the model's back, or compile it, is refused by
+      name, and so is a job that this computer's memory cannot hold.
+    - The optimizer gets the moment type of the model's ``mode``.
+    - Updates that wait for their block's next visit are made before anything else at
+      an epoch's end sees the weights.
+    """
+
+    # Before hooks that look at the model, such as checkpoints.
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner: Runner) -> None:
+        """Check the job, before any weights are loaded.
+
+        Raises:
+            InputError: The model is not a streamed one, a part of the job does not go
+                with it, or the host's memory is too small.
+        """
+        model = unwrap(runner.model)
+        if not isinstance(model, StreamedTopdownPoseEstimator):
+            raise InputError(
+                'StreamingHook is there for models of type '
+                'sapiens_plugin.StreamedTopdownPoseEstimator, not '
+                f'{type(model).__name__}. Remove it from custom_hooks.'
+            )
+        if not isinstance(runner.optim_wrapper, StreamedOptimWrapper):
+            return  # a test; or train_step will say what it needs
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise InputError(
+                'EMAHook cannot work with a streamed model: its average would be a '
+                'second set of weights in host memory, taken while updates are still '
+                'to come. Remove it from custom_hooks.'
+            )
+        for name in ('compile', 'activation_checkpointing'):
+            if runner.cfg.get(name):
+                raise InputError(
+                    f'{name}={runner.cfg[name]} cannot work with a streamed model, '
+                    'which runs its own layers in its own order. Leave it out.'
+                )
+        runner.optim_wrapper.optimizer.moment_dtype = model.moment_dtype
+        # All of phase 2 trains now: what fits today fits after the warm-up, too.
+        boundaries = model.check_budget(runner.train_dataloader.batch_size)
+        self._check_host_memory(model, boundaries)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Make the updates that are still to come."""
+        runner.optim_wrapper.optimizer.flush()
+
+    def after_train(self, runner: Runner) -> None:
+        """Make the updates that are still to come."""
+        runner.optim_wrapper.optimizer.flush()
+
+    def _check_host_memory(
+        self, model: StreamedTopdownPoseEstimator, boundary_bytes: int
+    ) -> None:
+        def need(
+            moment_dtype: str, gradient_dtype: torch.dtype = model.gradient_dtype
+        ) -> HostMemory:
+            return host_memory(
+                num_params=sum(p.numel() for p in model.parameters()),
+                num_trainable=sum(
+                    p.numel() for p in model.parameters() if p.requires_grad
+                ),
+                gradient_dtype=gradient_dtype,
+                moment_dtype=moment_dtype,
+                boundary_bytes=boundary_bytes,
+            )
+
+        # The weights are there already, with random values.
+        weights = need('int8').weights
+        free = psutil.virtual_memory().available + weights - _RESERVE
+        if need(model.moment_dtype).total <= free:
+            return
+        fitting = [
+            moment_dtype
+            for moment_dtype in MOMENT_DTYPES
+            if need(moment_dtype).total <= free
+        ]
+        if fitting:
+            way_out = f"Set model.moment_dtype='{fitting[0]}', which fits."
+        elif need('int8', torch.bfloat16).total <= free:
+            way_out = "Set model.mode='compact', which fits."
+        else:
+            way_out = (
+                "Not even model.mode='compact' fits. Close other programs, train fewer "
+                'layers (model.backbone.frozen_stages) or a smaller model.'
+            )
+        raise InputError(
+            f'Training needs {need(model.moment_dtype).total / _GIB:.1f} GiB of host '
+            f'memory beside the program itself: {need(model.moment_dtype)}. Of that, '
+            f'{free / _GIB:.1f} GiB can be had. {way_out}'
+        )

@@ -1,0 +1,174 @@
+"""Configs read into plain numbers."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.jobs.read_config import (
+    COCO_PERSONS,
+    count_persons,
+    load_config,
+    read_job,
+    stage_measurer,
+)
+from sapiens_plugin.workbench.planning.job import Checkpoints, Persons, Streaming
+
+SOME = Persons(train=1, val=1, test=1)
+
+
+def config(repo, name: str, **options) -> Config:
+    return load_config(repo / 'configs' / f'{name}.py', options)
+
+
+def test_the_4_gb_job(repo):
+    job = read_job(config(repo, 'sapiens1b_gtx1650'), persons=SOME)
+    assert job.name == 'sapiens1b_gtx1650'
+    assert (job.arch.embed_dims, job.arch.num_layers) == (1536, 40)
+    assert (job.img_size, job.patches) == ((384, 288), 432)
+    assert (job.batch, job.micro_batch, job.accumulation) == (32, 2, 1)
+    assert job.streaming == Streaming(
+        boundary_dtype='float16',
+        gradient_dtype='bfloat16',
+        moment_dtype='int8',
+        vram_budget=3000,
+    )
+    assert (job.warmup_epochs, job.max_epochs, job.val_interval) == (10, 110, 1)
+    assert (job.val_batch, job.test_batch, job.workers) == (8, 8, 2)
+    assert (job.val_flip, job.test_flip) == (False, True)
+    assert (job.frozen_stages, job.precision) == (-1, 'auto')
+    assert job.checkpoints == Checkpoints(
+        interval=5, kept=1, by_time=2, best=True, last=True
+    )
+    assert job.head.deconv_channels == job.head.conv_channels == (768, 768)
+    assert (job.head.deconv_kernels, job.head.conv_kernels) == ((4, 4), (1, 1))
+
+
+def test_other_jobs(repo):
+    job = read_job(config(repo, 'sapiens1b_coco_1024x768'), persons=SOME)
+    assert (job.batch, job.accumulation, job.micro_batch) == (1, 16, 1)
+    assert (job.warmup_epochs, job.precision, job.streaming) == (0, 'float32', None)
+    assert job.with_cp
+    assert read_job(config(repo, 'sapiens1b_a100'), persons=SOME).precision == (
+        'bfloat16'
+    )
+    week = read_job(config(repo, 'sapiens1b_gtx1650_week'), persons=SOME)
+    assert (week.frozen_stages, week.trained_blocks) == (24, 16)
+    options = {'model.mode': 'exact', 'model.moment_dtype': 'bfloat16'}
+    exact = read_job(config(repo, 'sapiens1b_gtx1650', **options), persons=SOME)
+    assert exact.streaming.gradient_dtype == 'float32'
+    assert exact.streaming.moment_dtype == 'bfloat16'
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'model.backbone.type': 'ResNet'}, 'backbone is ResNet'),
+        ({'model': None}, 'not a Sapiens training job.*backbone'),
+        ({'train_cfg': None}, 'not a Sapiens training job'),
+        ({'model.backbone.img_size': (100, 100)}, 'does not divide'),
+        ({'train_dataloader.batch_size': 0}, 'train_dataloader.batch_size=0'),
+        ({'train_cfg.max_epochs': 'all'}, "max_epochs='all'"),
+        ({'model.mode': 'tight'}, "model.mode='tight'"),
+        ({'model.precision': 'int4'}, "model.precision='int4'"),
+        ({'model.moment_dtype': 'int4'}, "model.moment_dtype='int4'"),
+        ({'model.micro_batch': 0}, 'model.micro_batch=0'),
+        ({'model.head.conv_kernel_sizes': (1,)}, '2 conv_out_channels and 1'),
+        ({'train_dataloader.num_workers': -1}, 'num_workers=-1'),
+        ({'train_dataloader': None}, 'has no train_dataloader'),
+        ({'train_cfg.max_epochs': 10}, 'begins at epoch 10 and ends at epoch 10'),
+    ],
+)
+def test_what_is_no_sapiens_job_is_refused(repo, options, message):
+    cfg = config(repo, 'sapiens1b_gtx1650', **options)
+    with pytest.raises(InputError, match=message):
+        read_job(cfg, persons=SOME)
+
+
+def test_checkpoints_may_come_at_the_end_alone(repo):
+    options = {'default_hooks.checkpoint.interval': -1}
+    job = read_job(config(repo, 'sapiens1b_gtx1650', **options), persons=SOME)
+    assert job.checkpoints.interval == 0
+
+
+def test_validations_are_those_of_mmengine(repo):
+    options = {'train_cfg.val_interval': 20, 'train_cfg.val_begin': 50}
+    job = read_job(config(repo, 'sapiens1b_gtx1650', **options), persons=SOME)
+    assert job.validation_epochs == (60, 80, 100, 110)
+    job = read_job(config(repo, 'sapiens1b_gtx1650'), persons=SOME)
+    assert job.validation_epochs == tuple(range(1, 111))
+
+
+def test_what_is_no_config_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r'nowhere.py does not exist'):
+        load_config(tmp_path / 'nowhere.py')
+    path = tmp_path / 'broken.py'
+    path.write_text('model = dict(', encoding='utf-8')
+    with pytest.raises(InputError, match=r'broken.py cannot be read'):
+        load_config(path)
+
+
+def test_persons_are_counted(demo_config, demo):
+    people = json.loads(demo.annotations('train').read_text(encoding='utf-8'))
+    trained = sum(1 for p in people['annotations'] if p['num_keypoints'])
+    persons = count_persons(demo_config)
+    assert persons.train == trained > 24
+    assert persons.test == persons.val > 0
+    assert persons.notes == ()
+
+
+def test_without_files_coco_is_taken_and_said(demo_config, tmp_path):
+    demo_config.train_dataloader.dataset.data_root = str(tmp_path)
+    boxes = tmp_path / 'boxes.json'
+    demo_config.test_dataloader.dataset.bbox_file = str(boxes)
+    persons = count_persons(demo_config)
+    assert persons.train == COCO_PERSONS['train'] == 149_813
+    assert persons.test == 104_000
+    assert 'train.json is not there' in persons.notes[0]
+    assert 'boxes.json' in persons.notes[1]
+    boxes.write_text('[1, 2, 3]', encoding='utf-8')
+    assert count_persons(demo_config).test == 3
+
+
+def test_a_data_set_without_persons_is_refused(demo_config, demo, tmp_path):
+    people = json.loads(demo.annotations('train').read_text(encoding='utf-8'))
+    people['annotations'] = []
+    path = tmp_path / 'nobody.json'
+    path.write_text(json.dumps(people), encoding='utf-8')
+    demo_config.train_dataloader.dataset.ann_file = str(path)
+    with pytest.raises(InputError, match=r'nobody.json has no person'):
+        count_persons(demo_config)
+    boxes = tmp_path / 'none.json'
+    boxes.write_text('[]', encoding='utf-8')
+    demo_config.train_dataloader.dataset.ann_file = 'not there'
+    demo_config.test_dataloader.dataset.bbox_file = str(boxes)
+    with pytest.raises(InputError, match='holds no boxes'):
+        count_persons(demo_config)
+
+
+def test_measuring_follows_the_job_and_not_the_config(repo):
+    cfg = config(repo, 'sapiens_tiny_demo')
+    job, measure = read_job(cfg, persons=SOME), stage_measurer(cfg)
+
+    def measured(warmup=False, **changes):
+        return measure(
+            job.changed(**changes), warmup=warmup, training=True, dtype=torch.float32
+        )
+
+    assert measured().first_trainable == 0
+    assert measured(frozen_stages=0).first_trainable == 1
+    assert measured(frozen_stages=2).first_trainable == 3
+    assert measured(frozen_stages=4).first_trainable == 5
+    assert measured(warmup=True, frozen_stages=2).first_trainable == 5
+    assert measured(img_size=(256, 192)).token_bytes == 4 * measured().token_bytes
+    assert measured(batch=4).block.peak < measured().block.peak
+
+
+def test_a_job_that_validates_nothing(repo):
+    options = {'val_dataloader': None, 'test_dataloader': None}
+    cfg = config(repo, 'sapiens_tiny_demo', **options)
+    job = read_job(cfg)
+    assert job.validation_epochs == ()
+    assert (job.persons.val, job.persons.test) == (0, 0)

@@ -32,8 +32,8 @@ from sapiens_plugin.core.vit.model import SapiensViT
 
 task, way, arch, path = sys.argv[1:]
 if way == 'repaired':
-    from sapiens_plugin import compat
-    compat.apply()
+    from sapiens_plugin.compat.apply import apply
+    apply()
 
 def resident(figure):
     status = Path('/proc/self/status').read_text()

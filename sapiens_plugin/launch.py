@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.command import Interrupted, OutlivingStream
-
-from .errors import InputError
 
 # What torch's workers and MMEngine's registries put before a message on its way up.
 _WRAPPING = re.compile(

@@ -8,9 +8,9 @@ roots, not MMPose's, so that MMDetection's and MMEngine's scopes find them too.
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-from . import compat
+from sapiens_plugin.compat.apply import apply
 
-compat.apply()
+apply()
 
 _SCOPE = 'sapiens_plugin'
 

@@ -149,7 +149,7 @@ def look(config: Path | None, options: list[str]) -> Report:
 def _look_at_the_rest(
     cfg: dict | None, config: Path | None, options: list[str], commands: Commands
 ) -> dict[str, list[Check]]:
-    from sapiens_plugin.compat import allow_mmengine_checkpoints
+    from sapiens_plugin.compat.unpickling import allow_mmengine_checkpoints
     from sapiens_plugin.workbench.setup_check.setup_data import check_job_files
     from sapiens_plugin.workbench.setup_check.setup_hardware import check_hardware
     from sapiens_plugin.workbench.setup_check.setup_job import read_setup_job

@@ -53,7 +53,7 @@ def main() -> None:
     published = Published(args.size, args.finetuned)
     if args.finetuned:
         # Checkpoints of MMEngine hold more than tensors.
-        from sapiens_plugin.compat import allow_mmengine_checkpoints
+        from sapiens_plugin.compat.unpickling import allow_mmengine_checkpoints
 
         allow_mmengine_checkpoints()
     path = fetch_weights(published, args.dir.resolve(), on_found=_announce)

@@ -1,4 +1,4 @@
-"""The smallest job that MMEngine's Runner can do, for processes of test_compat."""
+"""The smallest job that MMEngine's Runner can do, for tests of the repairs."""
 
 from itertools import count
 

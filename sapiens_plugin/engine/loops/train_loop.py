@@ -13,11 +13,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from sapiens_plugin.compat.records import without_result
+from sapiens_plugin.compat.workers import DeadWorkers, forget_workers
 from sapiens_plugin.core.streaming.randomness import mix
-from sapiens_plugin.datasets.loader_workers import DeadWorkers, forget_workers
 from sapiens_plugin.datasets.samplers.resumable_sampler import ResumableSampler
 from sapiens_plugin.datasets.seeded_dataset import SeededDataset
-from sapiens_plugin.engine.record_guard import without_result
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import LOOPS
 

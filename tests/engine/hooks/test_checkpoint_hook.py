@@ -490,16 +490,16 @@ def disk(cfg, monkeypatch):
 @pytest.fixture
 def refusing(monkeypatch):
     """Names of checkpoints that cannot be written, as in a read-only directory."""
-    from sapiens_plugin import compat
+    from sapiens_plugin.compat import checkpoints
 
-    refusing, real = set(), compat.save_to_local
+    refusing, real = set(), checkpoints.save_to_local
 
     def save(checkpoint, path):
         if Path(path).name in refusing or 'all' in refusing:
             raise CheckpointNotWritten(Path(path), 'Read-only file system')
         real(checkpoint, path)
 
-    monkeypatch.setattr(compat, 'save_to_local', save)
+    monkeypatch.setattr(checkpoints, 'save_to_local', save)
     return refusing
 
 

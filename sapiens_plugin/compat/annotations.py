@@ -1,16 +1,12 @@
-"""Annotation files from anywhere: checked as they are read.
-
-:func:`~sapiens_plugin.compat.check_annotation_files` puts these in the places of
-MMPose's own.
-"""
+"""Annotation files from anywhere: checked as they are read."""
 
 import json
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 
-from mmpose.datasets.datasets.base import BaseCocoStyleDataset
-from mmpose.evaluation.metrics import CocoMetric
+from mmpose.datasets.datasets.base import BaseCocoStyleDataset, base_coco_style_dataset
+from mmpose.evaluation.metrics import CocoMetric, coco_metric
 from xtcocotools.coco import COCO
 
 from sapiens_plugin.core.coco.annotations import HUGE, as_it_is
@@ -31,6 +27,33 @@ _UNEXPECTED = (
     TypeError,
     ValueError,
 )
+
+
+@cache
+def check_annotation_files() -> None:
+    """Check annotation files as they are read, and keep what sizes they tell.
+
+    Symptom:
+        KeyError: 'file_name', and the like, without the name of the file. Or hours
+        into an epoch, at the one person with 16 keypoints; or at the first validation,
+        as an area is missing. On Windows, a name in UTF-8 stops the job. Labels lie
+        beside pictures that have an EXIF orientation and were labelled unturned.
+
+    Cause:
+        The stack takes files for what they should be. The sizes that annotations give
+        reach the pipeline with a detector's boxes, and with true boxes not.
+
+    Cure:
+        A file is checked while its data set is built, and the metric's file when the
+        metric learns of its data set, before training. Sizes come with all persons.
+    """
+    base_coco_style_dataset.COCO = CheckedCoco
+    coco_metric.COCO = Utf8Coco
+    dataset = BaseCocoStyleDataset
+    dataset.parse_data_info = checked_parse(dataset.parse_data_info)
+    dataset.load_data_list = checked_load(dataset.load_data_list)
+    meta = CocoMetric.dataset_meta
+    CocoMetric.dataset_meta = meta.setter(checked_meta(meta.fset))
 
 
 class Utf8Coco(COCO):

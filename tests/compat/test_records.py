@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -15,12 +16,13 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.dist import utils as dist_utils
 from mmengine.logging import MMLogger
 from mmengine.visualization import BaseVisBackend, LocalVisBackend, Visualizer
 
-from sapiens_plugin import compat
-from sapiens_plugin.engine import record_guard
+from sapiens_plugin.compat import records
+from sapiens_plugin.compat.apply import apply
 
 
 def _full(*args, **kwargs):
@@ -29,7 +31,7 @@ def _full(*args, **kwargs):
 
 @pytest.fixture(scope='module', autouse=True)
 def repaired():
-    compat.apply()
+    apply()
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_a_backend_that_failed_waits_for_room(tmp_path, said, monkeypatch):
     visualizer.add_scalar('a', 1.0)
     backend.full = False
     with monkeypatch.context() as patch:
-        patch.setattr(record_guard.tempfile, 'TemporaryFile', _full)
+        patch.setattr(records.tempfile, 'TemporaryFile', _full)
         visualizer.add_scalar('b', 1.0)
         visualizer.close()
         assert backend.taken == [()]  # the latter alone
@@ -203,7 +205,7 @@ def test_tensorboard_begins_another_file_where_one_was_cut(tmp_path, monkeypatch
     from tensorboard.compat.tensorflow_stub.io import gfile
 
     # pytest has a hook of its own.
-    hook = record_guard.without_tensorboard(threading.excepthook)
+    hook = records.without_tensorboard(threading.excepthook)
     monkeypatch.setattr(threading, 'excepthook', hook)
     backend = TensorboardVisBackend(str(tmp_path))
     visualizer = _visualizer(backend)
@@ -218,7 +220,7 @@ def test_tensorboard_begins_another_file_where_one_was_cut(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(gfile.LocalFileSystem, '_write', half)
-        patch.setattr(record_guard, '_check_room', _full)
+        patch.setattr(records, '_check_room', _full)
         visualizer.add_scalar('lost', 1.0, step=2)
         worker.join(timeout=60)
         for step in range(3, 30):
@@ -267,8 +269,8 @@ def test_a_bug_in_a_log_line_is_still_told_in_full(tmp_path, capsys):
 _LIMITED = """
 import resource, signal, sys
 import numpy as np
-from sapiens_plugin import compat
-compat.apply()
+from sapiens_plugin.compat.apply import apply
+apply()
 from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
 
@@ -314,3 +316,17 @@ def test_a_process_that_may_not_write_goes_on_and_writes_again(tmp_path):
     *_, last = _tags(tmp_path / 'vis_data')
     assert len(last) == 100 + 2
     assert 'step 299' in (tmp_path / 'run.log').read_text()
+
+
+def test_means_in_the_log_leave_out_what_is_not_finite(tmp_path):
+    from mmengine.logging import HistoryBuffer
+
+    nan, inf = math.nan, math.inf
+    buffer = HistoryBuffer([8.0, nan, 2.0, inf, 6.0, 3.0, nan], [2, 1, 1, 1, 3, 1, 1])
+    assert buffer.mean(6) == buffer.statistics('mean', 6) == (2 + 6 + 3) / 5
+    assert buffer.mean() == (8 + 2 + 6 + 3) / 7
+    assert math.isnan(buffer.mean(1))
+    assert math.isnan(buffer.max(7)) and math.isnan(buffer.current())  # as they are
+    torch.save(buffer, tmp_path / 'buffer.pth')
+    again = torch.load(tmp_path / 'buffer.pth', weights_only=True)
+    assert again.statistics('mean', 6) == buffer.mean(6)

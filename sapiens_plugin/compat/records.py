@@ -1,4 +1,4 @@
-"""A run goes on when what it records about itself cannot be written."""
+"""What a run records about itself: written when it can be, and true."""
 
 import logging
 import os
@@ -7,15 +7,15 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from types import SimpleNamespace
 from weakref import WeakSet
 
 import cv2
 import numpy as np
-from mmengine.logging import print_log
-from mmengine.visualization import BaseVisBackend
+from mmengine.logging import HistoryBuffer, MMLogger, print_log
+from mmengine.visualization import BaseVisBackend, LocalVisBackend, Visualizer
 
 from sapiens_plugin.core.utils.whole_file import whole_file
 
@@ -24,6 +24,70 @@ from sapiens_plugin.core.utils.whole_file import whole_file
 _ROOM = 2**20
 
 _failed: WeakSet[BaseVisBackend] = WeakSet()
+
+
+@cache
+def outlive_full_disks() -> None:
+    """Let a run go on when its log and its curves cannot be written.
+
+    Symptom:
+        The disk is full, and the run, whose checkpoints wait for room, ends with an
+        OSError of TensorBoard or of ``scalars.json``, after a stack trace of
+        TensorBoard's thread and another one for every line of the log. Pictures are
+        cut, without a word.
+
+    Cause:
+        An error of one visualization backend goes through the visualizer and the hook
+        that logs. TensorBoard's thread is dead from then on, so that free space does
+        not help. Python's handlers of logs print the stack for every line. OpenCV
+        returns False where it cannot write a file, and nobody looks.
+
+    Cure:
+        Whichever backends a config names, one that raises an OSError is warned about
+        once and tried again later (:func:`guarded`). The log says once on stderr that
+        it cannot be written. All of them write again when there is room.
+    """
+    records = ('config', 'graph', 'image', 'scalar', 'scalars')
+    for name in (*(f'add_{record}' for record in records), 'close'):
+        setattr(Visualizer, name, guarded(getattr(Visualizer, name)))
+    LocalVisBackend._dump = appending_whole(LocalVisBackend._dump)
+    LocalVisBackend.add_image = add_whole_image
+    threading.excepthook = without_tensorboard(threading.excepthook)
+    MMLogger.__init__ = telling_once(MMLogger.__init__)
+
+
+@cache
+def leave_non_finite_out_of_means() -> None:
+    """Let the log's means tell of the steps that were taken.
+
+    Symptom:
+        After a step whose loss is not finite, and that is skipped, the loss in the log
+        and in all curves is ``nan`` until the step has left the window of the mean.
+
+    Cause:
+        ``HistoryBuffer.mean`` is the mean of all values in its window.
+
+    Cure:
+        It is that of the finite ones; without any, what it was.
+    """
+    mean = _mean_of_finite(HistoryBuffer.mean)
+    # Buffers are pickled with their table, by names that have to lead to what is in it.
+    HistoryBuffer.mean = HistoryBuffer._statistics_methods['mean'] = mean
+
+
+def _mean_of_finite(mean: Callable) -> Callable:
+    @wraps(mean)
+    def mean_of_finite(buffer, window_size: int | None = None) -> float:
+        value = mean(buffer, window_size)
+        if np.isfinite(value):
+            return value
+        values, counts = (column[-(window_size or 0) :] for column in buffer.data)
+        finite = np.isfinite(values)
+        if not finite.any():
+            return value
+        return mean(type(buffer)(values[finite], counts[finite]))
+
+    return mean_of_finite
 
 
 def guarded(method: Callable) -> Callable:

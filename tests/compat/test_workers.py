@@ -1,6 +1,7 @@
 """Workers of a data loader: their deaths, and the signals that others send them."""
 
 import multiprocessing
+import operator
 import os
 import signal
 import socket
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
+from pathlib import Path
 from threading import Event, Thread
 from unittest.mock import Mock
 
@@ -17,8 +20,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import sapiens_plugin.registry  # noqa: F401  (repairs the loader)
-from sapiens_plugin.datasets import loader_workers
-from sapiens_plugin.datasets.loader_workers import DeadWorkers, forget_workers
+from sapiens_plugin.compat import workers
+from sapiens_plugin.compat.workers import DeadWorkers, forget_workers
 
 posix = pytest.mark.skipif(sys.platform == 'win32', reason='signals of POSIX')
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='senders of signals')
@@ -106,7 +109,7 @@ def test_an_error_of_the_data_set_is_no_death(kind, monkeypatch):
         def __getitem__(self, index):
             raise kind('a bug')
 
-    monkeypatch.setattr(loader_workers, '_raise_once_dead', pytest.fail)
+    monkeypatch.setattr(workers, '_raise_once_dead', pytest.fail)
     with pytest.raises(kind, match=r'Caught (?s:.*)a bug'):
         next(iter(loader_of(Broken())))
 
@@ -149,7 +152,7 @@ def test_a_batch_that_cannot_be_fetched_is_a_death_that_shows_later(kind, monkey
         iterator._workers[1].kill()
         iterator._workers[1].join()
 
-    monkeypatch.setattr(loader_workers.time, 'sleep', die)
+    monkeypatch.setattr(workers.time, 'sleep', die)
     with pytest.raises(DeadWorkers, match=r'-9 \(SIGKILL') as caught:
         next(iterator)
     assert looks == [[None, None]]  # all were alive when the error came
@@ -158,7 +161,7 @@ def test_a_batch_that_cannot_be_fetched_is_a_death_that_shows_later(kind, monkey
 
 @pytest.mark.parametrize('kind', TRANSPORT_ERRORS)
 def test_a_batch_that_living_workers_cannot_deliver_is_no_death(kind, monkeypatch):
-    monkeypatch.setattr(loader_workers, '_DEATH_SHOWS_S', 0.1)
+    monkeypatch.setattr(workers, '_DEATH_SHOWS_S', 0.1)
     loader = loader_of(Unfetchable(kind), collate_fn=lambda batch: batch[0])
     with pytest.raises(kind, match='its worker is gone'):
         next(iter(loader))
@@ -347,3 +350,32 @@ def test_workers_do_not_outlive_a_killed_run():
     for worker in alive:
         worker.kill()
     assert not alive
+
+
+without_compiled_ops = pytest.mark.skipif(
+    any(Path(find_spec('mmcv').origin).parent.glob('_ext.*')),
+    reason='the full mmcv is installed',
+)
+
+
+@without_compiled_ops
+def test_spawned_workers_are_repaired(monkeypatch, capfd):
+    from mmdet.datasets.transforms import CutOut
+    from torch.utils.data._utils import worker
+
+    def load():
+        loader = DataLoader(
+            [CutOut(n_holes=1, cutout_shape=(4, 4))],
+            num_workers=1,
+            multiprocessing_context='spawn',
+            collate_fn=operator.itemgetter(0),
+        )
+        return [type(transform) for transform in loader]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, '_worker_loop', worker._worker_loop._loop)
+        with pytest.raises(RuntimeError, match='died with exit code 1'):
+            load()
+    assert "No module named 'mmcv._ext'" in capfd.readouterr().err
+
+    assert load() == [CutOut]

@@ -7,10 +7,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from threading import Thread
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, dataloader
+from torch.utils.data._utils import signal_handling, worker
 
 # What most often is behind a signal that ended a worker.
 _CAUSES = dict(
@@ -20,6 +21,74 @@ _CAUSES = dict(
 )
 _DEATH_SHOWS_S = 5.0  # a system short of memory takes its time to bury a process
 _awaited = None  # the iterator of the loader whose batch the run is waiting for
+
+
+@cache
+def repair_workers(repair: Callable[[], None]) -> None:
+    """Repair the stack in data-loading workers, too, and keep signals from them.
+
+    Symptom:
+        On Windows, with ``mmdet`` transforms in the pipeline: DataLoader worker exited
+        unexpectedly, and above it: No module named 'mmcv._ext'. Elsewhere, Ctrl-C or
+        SLURM's SIGTERM ends the workers, and with them a run that meant to finish its
+        step. After a ``kill -9`` of the run, its workers stay.
+
+    Cause:
+        Where processes are spawned and not forked, a worker is a fresh Python that
+        imports the data set's modules while it unpickles it, before any code of ours.
+        Signals go to all processes of a terminal or a job. A worker that sees its
+        parent gone waits for its last batch to be read.
+
+    Cure:
+        The function that a worker runs is unpickled before its arguments are. The one
+        put in its place repairs the stack when that happens, and leaves signals to
+        the parent (:func:`heed_parent_alone`).
+
+    Args:
+        repair: What repairs the stack; a function that can be pickled.
+    """
+    worker._worker_loop = _WorkerLoop(worker._worker_loop, repair)
+
+
+class _WorkerLoop:
+    """PyTorch's loop of a data-loading worker; to unpickle it repairs the stack."""
+
+    def __init__(self, loop: Callable, repair: Callable[[], None]):
+        self._loop = loop
+        self._repair = repair
+
+    def __call__(self, *args) -> None:
+        heed_parent_alone()
+        self._loop(*args)
+
+    def __reduce__(self) -> tuple:
+        return _repaired_worker_loop, (self._repair,)
+
+
+def _repaired_worker_loop(repair: Callable[[], None]) -> Callable:
+    repair()
+    return worker._worker_loop
+
+
+@cache
+def await_dead_workers() -> None:
+    """Tell of a dead data-loading worker where its batch is awaited, and only there.
+
+    Symptom:
+        The system kills a worker for memory, and the run ends with a RuntimeError out
+        of any line whatever: in the middle of an optimizer step, or of a checkpoint.
+
+    Cause:
+        PyTorch's handler for the end of child processes raises in whatever the main
+        thread is doing.
+
+    Cure:
+        It raises while a batch is awaited. What dies at another time is noticed when
+        the next one is, and :class:`DeadWorkers` tells exit codes.
+    """
+    signal_handling._error_if_any_worker_fails = raise_if_dead
+    iterator = dataloader._MultiProcessingDataLoaderIter
+    iterator._get_data = awaiting(iterator._get_data)
 
 
 class DeadWorkers(RuntimeError):

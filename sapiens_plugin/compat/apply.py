@@ -1,0 +1,32 @@
+"""All repairs, in their order."""
+
+from functools import cache
+
+from . import checkpoints, configs, cpu, imports, records, unpickling, workers
+
+
+@cache
+def apply() -> None:
+    """Repair everything, once in a process.
+
+    It must come before ``mmpose.models``, whose import is among the things that fail;
+    ``import sapiens_plugin.registry`` sees to that.
+    """
+    imports.silence_known_warnings()
+    imports.stand_in_for_mmcv_ops()
+    imports.stand_in_for_torchvision()
+    unpickling.allow_mmengine_checkpoints()
+    checkpoints.load_checkpoints_on_cpu()
+    checkpoints.release_loaded_weights()
+    checkpoints.release_resumed_checkpoints()
+    checkpoints.save_checkpoints_whole()
+    configs.format_configs_once()
+    cpu.run_amp_on_cpu()
+    cpu.run_distributed_on_cpu()
+    from . import annotations  # it imports MMPose, which could not be imported before
+
+    annotations.check_annotation_files()
+    workers.repair_workers(apply)
+    workers.await_dead_workers()
+    records.outlive_full_disks()
+    records.leave_non_finite_out_of_means()

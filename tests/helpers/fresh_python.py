@@ -1,0 +1,43 @@
+"""Code in a fresh Python, where nothing is repaired, and pickles that run code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HELPERS = Path(__file__).parent
+REPO = HELPERS.parents[1]
+
+
+def environment(*paths, **variables):
+    """The variables of a process that finds the package and these helpers."""
+    path = os.pathsep.join(map(str, [*paths, REPO, HELPERS]))
+    return {**os.environ, 'PYTHONPATH': path, **variables}
+
+
+def run_python(code, *arguments, paths=()):
+    """Run code in a fresh Python.
+
+    Returns:
+        Its last line of output, parsed as JSON; then all of its output.
+    """
+    result = subprocess.run(
+        [sys.executable, '-c', code, *map(str, arguments)],
+        env=environment(*paths),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1]), result.stdout
+
+
+class Call:
+    """Pickles as a call that is made when it is unpickled."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.reduced = (function, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced

@@ -19,6 +19,7 @@ from types import ModuleType
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.command import Interrupted, OutlivingStream
+from sapiens_plugin.workbench.planning.config_files import mend_coco_root
 
 # What torch's workers and MMEngine's registries put before a message on its way up.
 _WRAPPING = re.compile(
@@ -138,16 +139,6 @@ def resume_command(argv: list[str], resume: str | None) -> str:
         takes_value = is_resume and not equals
     words = [sys.executable, *kept, '--resume']
     return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
-
-
-def mend_coco_root() -> None:
-    """Write COCO_ROOT as MMEngine can put it into a config.
-
-    It raises where a variable is set but empty, and takes backslashes for escapes.
-    """
-    root = os.environ.pop('COCO_ROOT', '')
-    if root:
-        os.environ['COCO_ROOT'] = Path(root).expanduser().as_posix()
 
 
 def _load(script: Path) -> ModuleType:

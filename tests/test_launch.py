@@ -69,17 +69,6 @@ def test_schedules_that_end_before_they_begin_are_told(tool, demo, repo, tmp_pat
     assert 'begins at epoch 1 and ends at epoch 1' in said
 
 
-def test_coco_root_may_begin_with_a_tilde(monkeypatch):
-    monkeypatch.setenv('HOME', '/home/someone')
-    monkeypatch.setenv('USERPROFILE', '/home/someone')
-    monkeypatch.setenv('COCO_ROOT', '~/coco')
-    launch.mend_coco_root()
-    assert os.environ['COCO_ROOT'] == '/home/someone/coco'
-    monkeypatch.setenv('COCO_ROOT', '')
-    launch.mend_coco_root()
-    assert 'COCO_ROOT' not in os.environ
-
-
 def spoil_annotations(root, change):
     path = root / 'annotations' / 'person_keypoints_train.json'
     change(path)

@@ -10,11 +10,9 @@ from pathlib import Path  # noqa: E402
 
 from sapiens_plugin.errors import InputError  # noqa: E402
 from sapiens_plugin.workbench.command import run  # noqa: E402
-from sapiens_plugin.workbench.dataset_check import (  # noqa: E402
-    check_dataset,
-    draw_samples,
-    print_report,
-)
+from sapiens_plugin.workbench.dataset_check.check import check_dataset  # noqa: E402
+from sapiens_plugin.workbench.dataset_check.report import print_report  # noqa: E402
+from sapiens_plugin.workbench.dataset_check.samples import draw_samples  # noqa: E402
 
 EXAMPLES = """examples:
   python tools/check_dataset.py my/train.json my/images

@@ -54,7 +54,10 @@ import argparse  # noqa: E402  (only there in the environment, as what follows)
 import sapiens_plugin  # noqa: E402
 from sapiens_plugin.errors import InputError  # noqa: E402
 from sapiens_plugin.workbench.command import run as run_command  # noqa: E402
-from sapiens_plugin.workbench.planning.config_files import check_config_name  # noqa: E402
+from sapiens_plugin.workbench.planning.config_files import (  # noqa: E402
+    check_config_name,
+    mend_coco_root,
+)
 from sapiens_plugin.workbench.setup_check import setup_packages  # noqa: E402
 from sapiens_plugin.workbench.setup_check.setup_report import (  # noqa: E402
     Check,
@@ -205,8 +208,6 @@ def _changes(options: list[str]) -> dict:
 def _read(config: Path, options: list[str]) -> dict:
     """Read a config without importing what it names."""
     from mmengine.config import Config
-
-    from sapiens_plugin.launch import mend_coco_root
 
     mend_coco_root()
     try:

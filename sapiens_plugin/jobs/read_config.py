@@ -21,8 +21,10 @@ from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.vit.architectures import get_architecture
 from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.launch import mend_coco_root
-from sapiens_plugin.workbench.planning.config_files import check_config_name
+from sapiens_plugin.workbench.planning.config_files import (
+    check_config_name,
+    mend_coco_root,
+)
 from sapiens_plugin.workbench.planning.job import COCO_PERSONS, Persons, TrainingJob
 from sapiens_plugin.workbench.planning.job_reader import (
     check_schedule,

@@ -65,9 +65,14 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         **kwargs: Those of ``TopdownPoseEstimator``; the backbone is a
             ``SapiensBackbone``.
 
+    Attributes:
+        optim_wrapper_type: The one optimizer wrapper that ``train_step`` takes.
+
     Raises:
         InputError: An argument is out of its range, or the parts do not go together.
     """
+
+    optim_wrapper_type = StreamedOptimWrapper
 
     def __init__(
         self,
@@ -147,7 +152,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             InputError: The GPU's memory does not do, or ``optim_wrapper`` is of another
                 kind.
         """
-        if not isinstance(optim_wrapper, StreamedOptimWrapper):
+        if not isinstance(optim_wrapper, self.optim_wrapper_type):
             raise InputError(
                 'StreamedTopdownPoseEstimator needs '
                 "optim_wrapper.type='sapiens_plugin.StreamedOptimWrapper', not "

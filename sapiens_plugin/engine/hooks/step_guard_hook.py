@@ -10,8 +10,6 @@ from sapiens_plugin.engine.optim.step_guard import StepGuard, image_ids
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
-from sapiens_plugin.streamed.optim_wrapper import StreamedOptimWrapper
-from sapiens_plugin.streamed.pose_estimator import StreamedTopdownPoseEstimator
 
 from .checkpoint_hook import save_to_stop
 
@@ -73,10 +71,10 @@ class StepGuardHook(Hook):
             guard.state['skipped_in_a_row'] = 0  # a resumed run has as many tries again
         hub.update_info(_STATE, guard.state)
         wrapper, loop = runner.optim_wrapper, runner.train_loop
-        if isinstance(wrapper, StreamedOptimWrapper):
-            wrapper.guard = guard
-        elif isinstance(unwrap(runner.model), StreamedTopdownPoseEstimator):
-            return  # it will say which wrapper it needs
+        if hasattr(wrapper, 'guard'):
+            wrapper.guard = guard  # it asks before its steps
+        elif hasattr(unwrap(runner.model), 'optim_wrapper_type'):
+            return  # the model will say which wrapper it needs
         elif isinstance(wrapper, OptimWrapper) and isinstance(loop, ResumableTrainLoop):
             self._guarded = GuardedOptimWrapper(wrapper, guard)
             loop.optim_wrapper = self._guarded

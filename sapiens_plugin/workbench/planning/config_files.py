@@ -1,5 +1,6 @@
-"""Looks at the names of config files that a command was given, before it works."""
+"""What is looked after before MMEngine reads a config: its name, and COCO_ROOT."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -7,6 +8,16 @@ from sapiens_plugin.errors import InputError
 
 _SHIPPED = Path(__file__).resolve().parents[3] / 'configs'
 _READABLE = ('.py', '.json', '.yaml', '.yml')  # by MMEngine
+
+
+def mend_coco_root() -> None:
+    """Write COCO_ROOT as MMEngine can put it into a config.
+
+    It raises where a variable is set but empty, and takes backslashes for escapes.
+    """
+    root = os.environ.pop('COCO_ROOT', '')
+    if root:
+        os.environ['COCO_ROOT'] = Path(root).expanduser().as_posix()
 
 
 def check_config_name(path: str | Path) -> None:

@@ -11,13 +11,11 @@ from rich.console import Console
 
 from sapiens_plugin.core.coco.keypoints import person_category
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.dataset_check import (
-    check_dataset,
-    draw_samples,
-    kinds,
-    print_report,
-)
+from sapiens_plugin.workbench.dataset_check import kinds
+from sapiens_plugin.workbench.dataset_check.check import check_dataset
 from sapiens_plugin.workbench.dataset_check.kinds import Severity
+from sapiens_plugin.workbench.dataset_check.report import print_report
+from sapiens_plugin.workbench.dataset_check.samples import draw_samples
 
 WIDTH, HEIGHT = 200, 160
 NAN, INF = float('nan'), float('inf')

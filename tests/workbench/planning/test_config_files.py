@@ -1,4 +1,6 @@
-"""Names of configs, looked at before anything slow."""
+"""Names of configs and COCO_ROOT, looked at before anything slow."""
+
+import os
 
 import pytest
 
@@ -6,6 +8,7 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.planning.config_files import (
     check_config_name,
     check_new_config_name,
+    mend_coco_root,
 )
 
 
@@ -43,3 +46,14 @@ def test_a_new_config_needs_its_folder_and_its_name(tmp_path):
     ):
         with pytest.raises(InputError, match=says):
             check_new_config_name(tmp_path / name)
+
+
+def test_coco_root_may_begin_with_a_tilde(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/someone')
+    monkeypatch.setenv('USERPROFILE', '/home/someone')
+    monkeypatch.setenv('COCO_ROOT', '~/coco')
+    mend_coco_root()
+    assert os.environ['COCO_ROOT'] == '/home/someone/coco'
+    monkeypatch.setenv('COCO_ROOT', '')
+    mend_coco_root()
+    assert 'COCO_ROOT' not in os.environ

@@ -40,7 +40,7 @@ def resident(figure):
     return int(re.search(figure + r':\\s+(\\d+)', status)[1]) * 1024
 
 before = resident('VmRSS')
-vit = SapiensViT(arch, img_size=(384, 288), random_init=False)
+vit = SapiensViT(arch, img_size=(384, 288))
 optimizer = torch.optim.AdamW(vit.parameters())
 wrapper = OptimWrapper(optimizer)
 start = time.perf_counter()

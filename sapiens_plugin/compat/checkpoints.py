@@ -1,4 +1,4 @@
-"""Checkpoints, read and written as the machines at hand can bear it."""
+"""Checkpoints: read into host memory and written to disk whole, without a copy."""
 
 from collections.abc import Callable, Iterable
 from functools import cache, wraps

@@ -1,4 +1,4 @@
-"""Texts of configs."""
+"""Configs: their texts, formatted once."""
 
 from functools import cache
 from typing import Any

@@ -1,4 +1,4 @@
-"""What has to be repaired before the stack can be imported."""
+"""Imports: what has to be repaired before the stack can be imported."""
 
 import importlib.machinery
 import importlib.util

@@ -1,4 +1,4 @@
-"""What a run records about itself: written when it can be, and true."""
+"""Records of a run: its log, curves and pictures, on a full disk too."""
 
 import logging
 import os

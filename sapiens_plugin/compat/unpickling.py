@@ -1,4 +1,4 @@
-"""What checkpoints of MMEngine may name, and nothing more."""
+"""Unpickling: what checkpoints of MMEngine may name, and nothing more."""
 
 import pickle
 import re

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope='module')
 def fuzz_inputs():
-    path = Path(__file__).parents[1] / 'benchmarks' / 'fuzz_inputs.py'
+    path = Path(__file__).parents[2] / 'benchmarks' / 'fuzz_inputs.py'
     spec = importlib.util.spec_from_file_location('fuzz_inputs', path)
     module = importlib.util.module_from_spec(spec)
     sys.modules['fuzz_inputs'] = module  # its dataclass looks for it

@@ -1,0 +1,1 @@
+"""The tasks: each module has a function ``run(spec, report)``."""

@@ -19,7 +19,7 @@ from types import ModuleType
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.command import Interrupted, OutlivingStream
-from sapiens_plugin.workbench.planning.config_files import mend_coco_root
+from sapiens_plugin.workbench.config_files import mend_coco_root
 
 # What torch's workers and MMEngine's registries put before a message on its way up.
 _WRAPPING = re.compile(

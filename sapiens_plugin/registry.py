@@ -40,9 +40,9 @@ HOOKS = Registry(
         'sapiens_plugin.engine.hooks.skipped_images_hook',
         'sapiens_plugin.engine.hooks.status_hook',
         'sapiens_plugin.engine.hooks.step_guard_hook',
-        'sapiens_plugin.streamed.hook',
         'sapiens_plugin.engine.hooks.validation_pictures_hook',
         'sapiens_plugin.engine.hooks.weights_guard_hook',
+        'sapiens_plugin.streamed.hook',
     ],
 )
 LOOPS = Registry(

@@ -4,6 +4,7 @@ import ast
 import builtins
 import importlib
 import re
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 REPO = Path(__file__).parents[1]
 PACKAGE = REPO / 'sapiens_plugin'
-OPENMMLAB = {'mmcv', 'mmdet', 'mmengine', 'mmpose'}
+OPENMMLAB = {'mmcv', 'mmdet', 'mmengine', 'mmpose', 'xtcocotools'}
+BELOW_PYTORCH = {'PIL', 'cv2', 'numpy', 'rich', 'safetensors', 'torch'}
 
 
 def name_of(path: Path) -> str:
@@ -49,10 +51,16 @@ IMPORTS = {
 }
 
 
-def read_map() -> list[str]:
-    """What docs/design.md draws below sapiens_plugin/, from the top down, dotted."""
+def read_map(below: str = '') -> list[str]:
+    """What docs/design.md draws in sapiens_plugin/, from the top down, dotted.
+
+    Args:
+        below: A part of a line; what stands above that does not count.
+    """
     text = (REPO / 'docs' / 'design.md').read_text('utf-8')
     drawn = text.split('```')[1].partition('\nsapiens_plugin/\n')[2]
+    assert below in drawn
+    drawn = drawn.partition(below)[2] if below else drawn
     found, above = [], {0: 'sapiens_plugin'}
     for indent, name in re.findall(r'^( +)([\w/]+(?:\.py)?)(?:  |$)', drawn, re.M):
         if len(indent) > 6:
@@ -80,13 +88,14 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def test_the_map_shows_every_folder_and_what_lies_at_the_top():
+def test_the_map_shows_every_folder_and_the_files_beside_the_rooms():
     folders = {name_of(path) for path in PACKAGE.rglob('__init__.py')}
-    at_the_top = {name_of(path) for path in PACKAGE.glob('*.py')}
+    storeys = PACKAGE, PACKAGE / 'core', PACKAGE / 'workbench'
+    loose = {name_of(path) for storey in storeys for path in storey.glob('*.py')}
     drawn = read_map()
     assert len(drawn) == len(set(drawn))
-    assert folders | at_the_top <= {'sapiens_plugin', *drawn} <= FILES.keys()
-    assert len(at_the_top) <= 6
+    assert folders | loose <= {'sapiens_plugin', *drawn} <= FILES.keys()
+    assert len([*PACKAGE.glob('*.py')]) <= 6
 
 
 def test_every_folder_with_code_has_a_sign_that_imports_nothing():
@@ -121,12 +130,24 @@ def test_no_circle_of_folders():
     assert not circle(arrows)
 
 
-@pytest.mark.parametrize('storey', ['core', 'workbench'])
-def test_the_lower_storeys_do_without_openmmlab(storey):
+def test_the_lower_storeys_need_no_more_than_the_map_says():
+    without_openmmlab = tuple(read_map(below='no package of OpenMMLab from here on'))
+    machinery = tuple(read_map(below='the machinery: PyTorch and below'))
+    assert set(machinery) < set(without_openmmlab)
     for name in FILES:
-        if name.startswith(f'sapiens_plugin.{storey}'):
-            roots = {other.partition('.')[0] for other in imported(name)}
-            assert not roots & OPENMMLAB, name
+        needs = {other.partition('.')[0] for other in imported(name)}
+        needs -= {*sys.stdlib_module_names, 'sapiens_plugin'}
+        if name.startswith(without_openmmlab):
+            assert not needs & OPENMMLAB, name
+        if name.startswith(machinery):
+            assert needs <= BELOW_PYTORCH, name
+
+
+def test_tests_lie_where_their_subjects_do():
+    for path in (REPO / 'tests').rglob('test_*.py'):
+        folder = path.parent.relative_to(REPO / 'tests')
+        is_there = (PACKAGE / folder).is_dir() or (REPO / folder).is_dir()
+        assert is_there or folder.name == 'helpers', path
 
 
 # --- What the repository's texts name -----------------------------------------------
@@ -134,8 +155,8 @@ def test_the_lower_storeys_do_without_openmmlab(storey):
 TEXTS = [
     path
     for place in (
-        *('README.md', 'setup.py', 'docs', 'configs', 'tools', 'benchmarks', 'tests'),
-        'sapiens_plugin',
+        *('README.md', 'data/README.md', 'work_dirs/README.md', 'setup.py', 'docs'),
+        *('configs', 'tools', 'benchmarks', 'tests', 'sapiens_plugin'),
     )
     for path in [REPO / place, *(REPO / place).rglob('*')]
     if path.suffix in ('.py', '.md', '.sh')
@@ -162,9 +183,21 @@ def leads_somewhere(name: str) -> bool:
     found = importlib.import_module(module)
     for part in name.removeprefix(module).split('.')[1:]:
         if not hasattr(found, part):
-            return hasattr(builtins, part)  # a test puts another one into the module
+            # A test puts another one into the module.
+            is_file = FILES[module].name != '__init__.py'
+            return is_file and name == f'{module}.{part}' and hasattr(builtins, part)
         found = getattr(found, part)
     return True
+
+
+def named_in(text: str) -> set[str]:
+    """All dotted names of the package in a text, and what it imports from them."""
+    names = set(re.findall(r'\bsapiens_plugin(?:\.\w+)+', text))
+    statement = r'\bfrom (sapiens_plugin[.\w]*) import (\([^)]*\)|[\w, ]+)'
+    for module, imports in re.findall(statement, text):
+        imports = re.sub(r'#.*| as \w+', '', imports)
+        names |= {f'{module}.{name}' for name in re.findall(r'\w+', imports)}
+    return names
 
 
 def test_every_name_of_the_package_in_any_text_leads_somewhere(registered):
@@ -172,8 +205,7 @@ def test_every_name_of_the_package_in_any_text_leads_somewhere(registered):
     names_of_others = {'NAME', 'Streamed', 'pth', 'py'}
     lost = []
     for path in TEXTS:
-        text = path.read_text('utf-8')
-        for name in set(re.findall(r'\bsapiens_plugin(?:\.\w+)+', text)):
+        for name in named_in(path.read_text('utf-8')):
             known = name.partition('.')[2] in registered | names_of_others
             if not known and not leads_somewhere(name):
                 lost.append(f'{path.relative_to(REPO)}: {name}')
@@ -203,10 +235,11 @@ def test_the_docs_list_what_configs_can_name(registered):
 
 def test_names_for_other_programs_are_the_modules_of_core():
     public = importlib.import_module('sapiens_plugin.vit')
-    for name in ('architectures', 'lifting', 'model', 'pos_embed'):
-        module = importlib.import_module(f'sapiens_plugin.core.vit.{name}')
-        assert importlib.import_module(f'sapiens_plugin.vit.{name}') is module
-    assert (
-        public.SapiensViT
-        is importlib.import_module('sapiens_plugin.vit.model').SapiensViT
-    )
+    assert all(hasattr(public, name) for name in public.__all__)
+    for room, names in dict(
+        vit=['architectures', 'lifting', 'model', 'pos_embed'],
+        weight_files=['checkpoint', 'sampling', 'untrusted'],
+    ).items():
+        for name in names:
+            module = importlib.import_module(f'sapiens_plugin.core.{room}.{name}')
+            assert importlib.import_module(f'sapiens_plugin.vit.{name}') is module

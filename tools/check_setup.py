@@ -54,7 +54,7 @@ import argparse  # noqa: E402  (only there in the environment, as what follows)
 import sapiens_plugin  # noqa: E402
 from sapiens_plugin.errors import InputError  # noqa: E402
 from sapiens_plugin.workbench.command import run as run_command  # noqa: E402
-from sapiens_plugin.workbench.planning.config_files import (  # noqa: E402
+from sapiens_plugin.workbench.config_files import (  # noqa: E402
     check_config_name,
     mend_coco_root,
 )

@@ -12,11 +12,11 @@ import textwrap  # noqa: E402
 
 from sapiens_plugin.errors import InputError  # noqa: E402
 from sapiens_plugin.workbench.command import run  # noqa: E402
-from sapiens_plugin.workbench.planning.cards import CARDS, get_card  # noqa: E402
-from sapiens_plugin.workbench.planning.config_files import (  # noqa: E402
+from sapiens_plugin.workbench.config_files import (  # noqa: E402
     check_config_name,
     check_new_config_name,
 )
+from sapiens_plugin.workbench.planning.cards import CARDS, get_card  # noqa: E402
 from sapiens_plugin.workbench.planning.limits import Limits  # noqa: E402
 
 EXAMPLES = """examples:

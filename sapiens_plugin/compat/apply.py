@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from . import checkpoints, configs, cpu, imports, records, unpickling, workers
+from . import checkpoints, configs, cpu, imports, unpickling, workers
 
 
 @cache
@@ -23,7 +23,7 @@ def apply() -> None:
     configs.format_configs_once()
     cpu.run_amp_on_cpu()
     cpu.run_distributed_on_cpu()
-    from . import annotations  # it imports MMPose, which could not be imported before
+    from . import annotations, records  # they import what could not be imported before
 
     annotations.check_annotation_files()
     workers.repair_workers(apply)

@@ -1,1 +1,1 @@
-"""What lies between files and batches."""
+"""What lies between files and batches: samples by their place, data sets in others."""

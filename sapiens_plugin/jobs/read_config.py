@@ -21,7 +21,7 @@ from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.vit.architectures import get_architecture
 from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.config_files import (
+from sapiens_plugin.workbench.config_files import (
     check_config_name,
     mend_coco_root,
 )

@@ -8,8 +8,8 @@ from mmengine.config import Config
 
 from sapiens_plugin.core.vit.architectures import ARCHITECTURES
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.config_files import check_new_config_name
 from sapiens_plugin.workbench.planning.amounts import duration, size
-from sapiens_plugin.workbench.planning.config_files import check_new_config_name
 from sapiens_plugin.workbench.planning.job import TrainingJob
 from sapiens_plugin.workbench.planning.plan import Plan
 

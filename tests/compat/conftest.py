@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fresh_python import Call, run_python
+from repairs import Call, run_python
 
 _SYMPTOMS = """
 import importlib, json, os, sys

@@ -4,6 +4,7 @@ import sys
 from functools import partial
 
 import torch
+from repairs import run_python
 
 from sapiens_plugin.compat import (
     checkpoints,
@@ -72,3 +73,22 @@ def test_what_the_project_uses_of_the_stack_imports():
     assert mmdet.datasets.transforms.CutOut
     assert mmpose.models.TopdownPoseEstimator
     assert TensorboardVisBackend
+
+
+_LOOK = """
+import json, sys
+from sapiens_plugin.compat import imports
+from sapiens_plugin.compat.apply import apply
+
+seen = {}
+repair = imports.stand_in_for_torchvision
+imports.stand_in_for_torchvision = lambda: (seen.update(sys.modules), repair())
+apply()
+print(json.dumps([name for name in seen if name.startswith(('mmengine.o', 'mmpose'))]))
+"""
+
+
+def test_no_more_of_the_stack_is_imported_before_that_is_repaired():
+    # MMEngine's optimizers import what they find, and that may import torchvision.
+    seen, _ = run_python(_LOOK)
+    assert seen == []

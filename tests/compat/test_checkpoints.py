@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fresh_python import Call
+from repairs import Call, load_checkpoint
 from torch import nn
 
 from sapiens_plugin.compat import checkpoints
@@ -35,16 +35,10 @@ def _peak_growth_mib(action, *arguments):
     return _resident_mib('VmHWM') - before
 
 
-def _load(path, map_location=None):
-    from mmengine.runner.checkpoint import CheckpointLoader
-
-    return CheckpointLoader.load_checkpoint(str(path), map_location)
-
-
 def test_checkpoints_come_to_the_cpu_wherever_they_are_wanted(symptoms, finished_run):
     # 'meta' in the place of a GPU: Runner.resume asks for the device of the model.
     assert symptoms['device'] == "device(type='meta')"
-    checkpoint = _load(finished_run / 'epoch_2.pth', map_location='meta')
+    checkpoint = load_checkpoint(finished_run / 'epoch_2.pth', map_location='meta')
     assert checkpoint['state_dict']['layer.weight'].device.type == 'cpu'
 
 
@@ -53,13 +47,13 @@ def test_checkpoints_are_mapped_and_not_copied(tmp_path):
     path = tmp_path / 'large.pth'
     torch.save({'state_dict': {'a': torch.ones(32 * 2**20)}}, path)  # 128 MiB
     before = _resident_mib()
-    tensor = _load(path)['state_dict']['a']
+    tensor = load_checkpoint(path)['state_dict']['a']
     assert _is_mapped(path)
     assert _resident_mib() - before < 16
     assert tensor[-1] == 1
 
     torch.save({'a': tensor[:8].clone()}, path, _use_new_zipfile_serialization=False)
-    assert _load(path)['a'].tolist() == [1] * 8
+    assert load_checkpoint(path)['a'].tolist() == [1] * 8
 
 
 @pytest.mark.parametrize(
@@ -77,9 +71,9 @@ def test_other_files_are_named_for_what_they_are(content, text, tmp_path):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=f'{re.escape(str(path))}.*{text}'):
-        _load(path)
+        load_checkpoint(path)
     with pytest.raises(InputError, match='is a directory'):
-        _load(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 def test_a_torchscript_archive_is_shown_to_its_place(tmp_path):
@@ -90,7 +84,7 @@ def test_a_torchscript_archive_is_shown_to_its_place(tmp_path):
     with pytest.raises(
         InputError, match=r'TorchScript.*backbone\.init_cfg\.checkpoint'
     ):
-        _load(path)
+        load_checkpoint(path)
 
 
 def test_safetensors_fill_a_model(job, tmp_path):
@@ -134,14 +128,14 @@ def test_a_resumed_optimizer_lets_go_of_its_checkpoint(job, finished_run, tmp_pa
     assert not _is_mapped(path)
 
     stock_load = type(wrapper).load_state_dict.__wrapped__
-    stock_load(wrapper, _load(path)['optimizer'])
+    stock_load(wrapper, load_checkpoint(path)['optimizer'])
     assert _is_mapped(path)
     expected = {
         name: [state[name].clone() for state in wrapper.optimizer.state.values()]
         for name in ('step', 'exp_avg', 'exp_avg_sq')
     }
 
-    wrapper.load_state_dict(_load(path)['optimizer'])
+    wrapper.load_state_dict(load_checkpoint(path)['optimizer'])
     assert not _is_mapped(path)
     for name, values in expected.items():
         for state, value in zip(wrapper.optimizer.state.values(), values, strict=True):
@@ -171,7 +165,7 @@ def _fill_optimizer(path):
     state = wrapper.state_dict()
     state['state'] = {i: dict(momentum_buffer=torch.randn(2**22)) for i in range(8)}
     torch.save(state, path)
-    growth = _peak_growth_mib(wrapper.load_state_dict, _load(path))
+    growth = _peak_growth_mib(wrapper.load_state_dict, load_checkpoint(path))
     for own, saved in zip(
         wrapper.optimizer.state.values(), state['state'].values(), strict=True
     ):
@@ -220,7 +214,7 @@ def test_other_backends_are_left_to_mmengine(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match='pavi'):
         _save({'a': 1}, 'pavi://model/epoch_1.pth')
     assert seen == [str(by_path)]
-    assert _load(by_args) == _load(by_client) == {'a': 1}
+    assert load_checkpoint(by_args) == load_checkpoint(by_client) == {'a': 1}
 
 
 def test_the_last_checkpoint_is_there_until_the_next_one_is(job, tmp_path, monkeypatch):
@@ -254,7 +248,7 @@ def test_the_last_checkpoint_is_there_until_the_next_one_is(job, tmp_path, monke
 
     work_dir = tmp_path / 'repaired'
     last = last_after_a_failure(work_dir)
-    assert _load(last)['meta']['epoch'] == 1
+    assert load_checkpoint(last)['meta']['epoch'] == 1
     run(work_dir, resume=True, epochs=4)
     assert [path.name for path in work_dir.glob('*.pth')] == ['epoch_4.pth']
     assert find_latest_checkpoint(work_dir) == str(work_dir / 'epoch_4.pth')

@@ -7,17 +7,11 @@ import sys
 
 import pytest
 import torch
-from fresh_python import environment
+from repairs import environment, load_checkpoint
 
 without_gpu = pytest.mark.skipif(
     torch.accelerator.is_available(), reason='there is an accelerator'
 )
-
-
-def _load(path, map_location=None):
-    from mmengine.runner.checkpoint import CheckpointLoader
-
-    return CheckpointLoader.load_checkpoint(str(path), map_location)
 
 
 @without_gpu
@@ -32,7 +26,7 @@ def test_mixed_precision_runs_on_the_cpu(symptoms, job, tmp_path):
 
     # A GPU's scaler refuses an empty state, and starts afresh without one.
     checkpoint = tmp_path / 'epoch_2.pth'
-    assert 'loss_scaler' not in _load(checkpoint)['optimizer']
+    assert 'loss_scaler' not in load_checkpoint(checkpoint)['optimizer']
     resumed = job.toy_runner(
         tmp_path / 'resumed', epochs=3, resume=True, load_from=str(checkpoint), **amp
     )
@@ -40,7 +34,7 @@ def test_mixed_precision_runs_on_the_cpu(symptoms, job, tmp_path):
     assert resumed.iter == 6
 
     # A checkpoint of a GPU holds the state of its scaler.
-    state = _load(checkpoint)['optimizer']
+    state = load_checkpoint(checkpoint)['optimizer']
     state['loss_scaler'] = dict(
         scale=65536.0,
         growth_factor=2.0,

@@ -7,17 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fresh_python import run_python
+from repairs import run_python, without_compiled_ops
 from torch import nn
 
 from sapiens_plugin.compat import imports
 
 without_torchvision = pytest.mark.skipif(
     find_spec('torchvision') is not None, reason='torchvision is installed'
-)
-without_compiled_ops = pytest.mark.skipif(
-    any(Path(find_spec('mmcv').origin).parent.glob('_ext.*')),
-    reason='the full mmcv is installed',
 )
 
 

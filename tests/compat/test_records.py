@@ -22,16 +22,10 @@ from mmengine.logging import MMLogger
 from mmengine.visualization import BaseVisBackend, LocalVisBackend, Visualizer
 
 from sapiens_plugin.compat import records
-from sapiens_plugin.compat.apply import apply
 
 
 def _full(*args, **kwargs):
     raise OSError(errno.ENOSPC, 'No space left on device')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def repaired():
-    apply()
 
 
 @pytest.fixture
@@ -242,7 +236,7 @@ class _FullStream(io.StringIO):
 
 def test_a_log_that_cannot_be_written_says_so_once(tmp_path, capsys):
     path = tmp_path / 'run.log'
-    logger = MMLogger('test_record_guard', log_file=str(path))
+    logger = MMLogger('test_records', log_file=str(path))
     *_, handler = logger.handlers
     stream, handler.stream = handler.stream, _FullStream()
     for step in range(3):
@@ -258,7 +252,7 @@ def test_a_log_that_cannot_be_written_says_so_once(tmp_path, capsys):
 
 
 def test_a_bug_in_a_log_line_is_still_told_in_full(tmp_path, capsys):
-    logger = MMLogger('test_record_guard_bug', log_file=str(tmp_path / 'run.log'))
+    logger = MMLogger('test_records_bug', log_file=str(tmp_path / 'run.log'))
     logger.info('%d', 'no number')
     assert capsys.readouterr().err.count('Traceback') == len(logger.handlers) == 2
     logger.handlers[1].close()

@@ -8,16 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fresh_python import Call
+from repairs import Call, load_checkpoint
 
 from sapiens_plugin.compat import unpickling
 from sapiens_plugin.errors import InputError
-
-
-def _load(path, map_location=None):
-    from mmengine.runner.checkpoint import CheckpointLoader
-
-    return CheckpointLoader.load_checkpoint(str(path), map_location)
 
 
 def test_a_run_resumes_from_its_checkpoint(symptoms, job, finished_run, tmp_path):
@@ -35,7 +29,7 @@ def test_a_run_resumes_from_its_checkpoint(symptoms, job, finished_run, tmp_path
     assert 'dataset metainfo from the resumed' not in log.read_text(encoding='utf-8')
     # What it saves is read in turn, and names nothing of this plugin.
     assert b'sapiens_plugin' not in (tmp_path / 'epoch_3.pth').read_bytes()
-    assert _load(tmp_path / 'epoch_3.pth')['meta']['iter'] == 6
+    assert load_checkpoint(tmp_path / 'epoch_3.pth')['meta']['iter'] == 6
 
 
 @pytest.mark.parametrize('module', ['numpy.core', 'numpy._core'])
@@ -62,7 +56,7 @@ def test_numpy_values_come_back_under_numpy_1_and_2(module, value, tmp_path):
     assert f'c{module}.multiarray'.encode() in written
     path.write_bytes(written)
 
-    loaded = _load(path)['value']
+    loaded = load_checkpoint(path)['value']
     unpickled = pickle.loads(pickle.dumps(value, protocol=2))
     assert isinstance(loaded, type(unpickled))
     assert loaded.dtype == unpickled.dtype
@@ -112,7 +106,7 @@ def test_a_pickle_that_wants_more_is_refused(make, wanted, zipped, tmp_path):
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
 
     with pytest.raises(InputError) as caught:
-        _load(path)
+        load_checkpoint(path)
     message = str(caught.value)
     assert str(path) in message
     assert f' {wanted}' in message
@@ -128,7 +122,7 @@ def test_bytes_of_a_file_do_not_become_pointers(tmp_path):
     assert array.dtype.hasobject
 
     torch.save({'flagged': _flagged_array(), 'forged': forged}, tmp_path / 'forged.pth')
-    flagged, forged = _load(tmp_path / 'forged.pth').values()
+    flagged, forged = load_checkpoint(tmp_path / 'forged.pth').values()
     assert flagged.dtype == np.float64
     assert not flagged.dtype.hasobject
     assert flagged.tolist() == [0.0]

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
-from pathlib import Path
 from threading import Event, Thread
 from unittest.mock import Mock
 
 import psutil
 import pytest
 import torch
+from repairs import without_compiled_ops
 from torch.utils.data import DataLoader
 
 import sapiens_plugin.registry  # noqa: F401  (repairs the loader)
@@ -350,12 +349,6 @@ def test_workers_do_not_outlive_a_killed_run():
     for worker in alive:
         worker.kill()
     assert not alive
-
-
-without_compiled_ops = pytest.mark.skipif(
-    any(Path(find_spec('mmcv').origin).parent.glob('_ext.*')),
-    reason='the full mmcv is installed',
-)
 
 
 @without_compiled_ops

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sapiens_plugin.jobs import announce_plan as job_plan
+from sapiens_plugin.jobs import announce_plan
 from sapiens_plugin.jobs.read_config import load_config
 from sapiens_plugin.workbench.planning.cards import get_card
 from sapiens_plugin.workbench.report.work_dir import read_plan
@@ -14,13 +14,15 @@ from sapiens_plugin.workbench.report.work_dir import read_plan
 @pytest.fixture
 def on(monkeypatch):
     """Take a card for this machine."""
-    return lambda card: monkeypatch.setattr(job_plan, 'probe_machine', lambda: card)
+    return lambda card: monkeypatch.setattr(
+        announce_plan, 'probe_machine', lambda: card
+    )
 
 
 def test_what_is_told_is_what_is_kept(repo, tmp_path, on):
     on(get_card('gtx1650-maxq'))
     cfg = load_config(repo / 'configs' / 'sapiens1b_gtx1650_week.py')
-    said = job_plan.leave_plan(cfg, tmp_path / 'run')
+    said = announce_plan.leave_plan(cfg, tmp_path / 'run')
     kept = read_plan(tmp_path / 'run')
     assert f'{kept["total_hours"]:,.0f} h in all' in said
     assert f'{kept["floor_hours"]:,.0f} h by arithmetic' in said
@@ -32,11 +34,11 @@ def test_what_is_told_is_what_is_kept(repo, tmp_path, on):
 def test_a_job_too_large_for_the_card_is_told(repo, tmp_path, on):
     on(replace(get_card('gtx1650-maxq'), vram_mib=2000))
     cfg = load_config(repo / 'configs' / 'sapiens1b_gtx1650_week.py')
-    assert 'WHICH DOES NOT FIT' in job_plan.leave_plan(cfg, tmp_path)
+    assert 'WHICH DOES NOT FIT' in announce_plan.leave_plan(cfg, tmp_path)
 
 
 def test_this_machine_is_measured(demo_config, tmp_path):
-    said = job_plan.leave_plan(demo_config, tmp_path)
+    said = announce_plan.leave_plan(demo_config, tmp_path)
     assert (
         'measured now'
         in json.loads((tmp_path / 'plan.json').read_text())['card_source']
@@ -46,7 +48,7 @@ def test_this_machine_is_measured(demo_config, tmp_path):
 
 def test_a_job_without_a_plan_goes_on(demo_config, tmp_path):
     demo_config.model.backbone.type = 'mmpose.ResNet'
-    said = job_plan.leave_plan(demo_config, tmp_path)
+    said = announce_plan.leave_plan(demo_config, tmp_path)
     assert 'There is no plan for this job' in said and 'ResNet' in said
     assert not list(tmp_path.iterdir())
 
@@ -54,13 +56,13 @@ def test_a_job_without_a_plan_goes_on(demo_config, tmp_path):
 def test_a_plan_that_cannot_be_kept_is_told_all_the_same(demo_config, tmp_path, on):
     on(get_card('rtx3060'))
     (tmp_path / 'plan.json').mkdir()
-    said = job_plan.leave_plan(demo_config, tmp_path)
+    said = announce_plan.leave_plan(demo_config, tmp_path)
     assert 'in all' in said and 'could not be written' in said
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_told(demo_config, tmp_path, on):
     on(get_card('rtx3060'))
-    assert 'FREE' not in job_plan.leave_plan(demo_config, tmp_path / 'run')
+    assert 'FREE' not in announce_plan.leave_plan(demo_config, tmp_path / 'run')
     demo_config.default_hooks.checkpoint.max_keep_by_time = 10**9
-    said = job_plan.leave_plan(demo_config, tmp_path / 'run')
+    said = announce_plan.leave_plan(demo_config, tmp_path / 'run')
     assert f'ON THE DISK OF {tmp_path / "run"} ARE ONLY ' in said

@@ -1,6 +1,5 @@
 """The command that brings COCO, in processes of its own against local servers."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -9,6 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from http_server import CocoServer, Fault
+from hub_server import HubServer
+from small_coco import make_small_coco
 
 REPO = Path(__file__).resolve().parents[2]
 TOOL = REPO / 'tools' / 'download_coco.py'
@@ -30,29 +32,20 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 
 
 @pytest.fixture(scope='module')
-def helpers():
-    """The modules beside the tests of the package's data folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(REPO / 'tests' / 'helpers')
-        names = ('http_server', 'hub_server', 'small_coco')
-        yield {name: importlib.import_module(name) for name in names}
-
-
-@pytest.fixture(scope='module')
-def coco(helpers, tmp_path_factory):
+def coco(tmp_path_factory):
     root = tmp_path_factory.mktemp('coco')
-    return helpers['small_coco'].make_small_coco(root, train=NUM_TRAIN, val=NUM_VAL)
+    return make_small_coco(root, train=NUM_TRAIN, val=NUM_VAL)
 
 
 @pytest.fixture
-def server(helpers, coco):
-    with helpers['http_server'].CocoServer(coco.root) as server:
+def server(coco):
+    with CocoServer(coco.root) as server:
         yield server
 
 
 @pytest.fixture
-def hub(helpers):
-    with helpers['hub_server'].HubServer() as hub:
+def hub():
+    with HubServer() as hub:
         path = f'sapiens_host/pose/{BOXES_PATH}'
         hub.commit('noahcao/sapiens-pose-coco', {path: BOXES})
         yield hub
@@ -152,11 +145,11 @@ def test_says_what_was_wrong_with_the_call(server, tmp_path, options, words):
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGINT for one process')
 @pytest.mark.parametrize('path', ['train2017.zip', 'annotations_trainval2017.zip'])
-def test_ctrl_c_ends_it_at_once(server, hub, helpers, coco, tmp_path, path):
+def test_ctrl_c_ends_it_at_once(server, hub, coco, tmp_path, path):
     assert call(server, hub, tmp_path / 'dry run').returncode == 0
     last = len(server.seen(path)) - 1  # the images, or the whole archive
     root = tmp_path / 'root'
-    server.misbehave(helpers['http_server'].Fault('hang', path=path, skip=last))
+    server.misbehave(Fault('hang', path=path, skip=last))
     with subprocess.Popen(**how(server, hub, root)) as child:
         try:
             while not any(one.fault for one in server.seen()):

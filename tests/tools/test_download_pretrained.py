@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer
 
 from sapiens_plugin.workbench.demo.stand_in import make_stand_in
 
@@ -29,9 +30,8 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.syspath_prepend(REPO / 'tests' / 'helpers')
-    with importlib.import_module('hub_server').HubServer() as server:
+def server():
+    with HubServer() as server:
         yield server
 
 

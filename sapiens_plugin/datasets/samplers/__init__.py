@@ -1,1 +1,1 @@
-"""Samples by their place, whoever makes them and when."""
+"""An order of samples that can be taken up anywhere."""

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.config_files import (
+from sapiens_plugin.workbench.config_files import (
     check_config_name,
     check_new_config_name,
     mend_coco_root,

@@ -1,13 +1,21 @@
-"""Code in a fresh Python, where nothing is repaired, and pickles that run code."""
+"""What tests of the repairs share: among it, a Python in which nothing is repaired."""
 
 import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 HELPERS = Path(__file__).parent
 REPO = HELPERS.parents[1]
+
+without_compiled_ops = pytest.mark.skipif(
+    any(Path(find_spec('mmcv').origin).parent.glob('_ext.*')),
+    reason='the full mmcv is installed',
+)
 
 
 def environment(*paths, **variables):
@@ -41,3 +49,10 @@ class Call:
 
     def __reduce__(self):
         return self.reduced
+
+
+def load_checkpoint(path, map_location=None):
+    """Load a file as MMEngine's Runner does."""
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    return CheckpointLoader.load_checkpoint(str(path), map_location)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sapiens_plugin.errors import InputError
 
-_SHIPPED = Path(__file__).resolve().parents[3] / 'configs'
+_SHIPPED = Path(__file__).resolve().parents[2] / 'configs'
 _READABLE = ('.py', '.json', '.yaml', '.yml')  # by MMEngine
 
 

@@ -1,4 +1,4 @@
-"""The house as docs/design.md draws it, with imports that go down only."""
+"""The package as docs/design.md draws it, with imports that go down only."""
 
 import ast
 import builtins
@@ -88,22 +88,22 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def test_the_map_shows_every_folder_and_the_files_beside_the_rooms():
+def test_the_map_shows_every_folder_and_the_files_beside_them():
     folders = {name_of(path) for path in PACKAGE.rglob('__init__.py')}
-    storeys = PACKAGE, PACKAGE / 'core', PACKAGE / 'workbench'
-    loose = {name_of(path) for storey in storeys for path in storey.glob('*.py')}
+    layers = PACKAGE, PACKAGE / 'core', PACKAGE / 'workbench'
+    loose = {name_of(path) for layer in layers for path in layer.glob('*.py')}
     drawn = read_map()
     assert len(drawn) == len(set(drawn))
     assert folders | loose <= {'sapiens_plugin', *drawn} <= FILES.keys()
     assert len([*PACKAGE.glob('*.py')]) <= 6
 
 
-def test_every_folder_with_code_has_a_sign_that_imports_nothing():
+def test_every_folder_says_what_is_in_it_and_imports_nothing():
     for folder in {path.parent for path in FILES.values()}:
-        sign = TREES[name_of(folder / '__init__.py')]
-        assert ast.get_docstring(sign), folder
+        face = TREES[name_of(folder / '__init__.py')]
+        assert ast.get_docstring(face), folder
         if folder != PACKAGE:
-            assert len(sign.body) == 1, f'{folder}/__init__.py is more than a sign'
+            assert len(face.body) == 1, f'{folder}/__init__.py is more than a docstring'
 
 
 def test_imports_go_down_the_map():
@@ -130,7 +130,7 @@ def test_no_circle_of_folders():
     assert not circle(arrows)
 
 
-def test_the_lower_storeys_need_no_more_than_the_map_says():
+def test_the_lower_layers_need_no_more_than_the_map_says():
     without_openmmlab = tuple(read_map(below='no package of OpenMMLab from here on'))
     machinery = tuple(read_map(below='the machinery: PyTorch and below'))
     assert set(machinery) < set(without_openmmlab)

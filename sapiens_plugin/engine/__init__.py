@@ -1,1 +1,1 @@
-"""MMEngine modules: hooks, optimizer wrappers and schedules, the loop, logging."""
+"""MMEngine modules: hooks, the loop, logging, optimizer groups and schedules."""

@@ -7,14 +7,14 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from sapiens_plugin.engine.logging.job_clock import JobClock, Phase
+from sapiens_plugin.engine.logging.status_bar import StatusBar
 from sapiens_plugin.engine.loops.train_loop import ResumableTrainLoop
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.jobs.read_config import read_job
 from sapiens_plugin.registry import HOOKS
 from sapiens_plugin.workbench.planning.arithmetic import person_work, training_work
 from sapiens_plugin.workbench.planning.job import Persons, TrainingJob
-from sapiens_plugin.workbench.report.job_clock import JobClock, Phase
-from sapiens_plugin.workbench.report.status_bar import StatusBar
 
 _HEAD_ALONE = 'head alone'
 

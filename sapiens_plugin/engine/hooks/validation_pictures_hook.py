@@ -8,9 +8,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpose.structures import PoseDataSample
 
+from sapiens_plugin.engine.logging.pose_pictures import arrange, draw_pair
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
-from sapiens_plugin.workbench.report.pose_pictures import arrange, draw_pair
 
 
 @HOOKS.register_module()

@@ -1,1 +1,1 @@
-"""The log line, and metrics in files of their own."""
+"""What a run shows while it goes on: its log line, bar, metrics.csv and pictures."""

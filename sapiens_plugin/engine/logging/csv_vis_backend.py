@@ -8,7 +8,8 @@ from mmengine.logging import print_log
 from mmengine.visualization import BaseVisBackend
 
 from sapiens_plugin.registry import VISBACKENDS
-from sapiens_plugin.workbench.report.csv_log import CsvLog
+
+from .csv_log import CsvLog
 
 
 @VISBACKENDS.register_module()

@@ -5,8 +5,9 @@ import torch
 from mmengine.device import is_cuda_available
 from mmengine.runner import LogProcessor, Runner
 
-from sapiens_plugin.engine.hooks.status_hook import StatusHook
 from sapiens_plugin.registry import LOG_PROCESSORS
+
+from .job_clock import JobClock
 
 _MIB = 2**20
 
@@ -31,10 +32,10 @@ class StatusLogProcessor(LogProcessor):
         # MMEngine's look at the GPU's memory resets this peak.
         vram = torch.cuda.max_memory_reserved() // _MIB if is_cuda_available() else None
         tag, line = super().get_log_after_iter(runner, batch_idx, mode)
-        hook = next((h for h in runner.hooks if isinstance(h, StatusHook)), None)
-        if mode != 'train' or hook is None or hook.clock is None:
+        clocks = (getattr(hook, 'clock', None) for hook in runner.hooks)
+        clock = next((each for each in clocks if isinstance(each, JobClock)), None)
+        if mode != 'train' or clock is None:
             return tag, line
-        clock = hook.clock
         prefix = 'train/' if self.log_with_hierarchy else ''
         host = psutil.Process().memory_info().rss // _MIB
         rates = rates_by_depth(runner.optim_wrapper.optimizer.param_groups)

@@ -1,1 +1,1 @@
-"""What a run does and did: its log, time left, metrics, and the page on it."""
+"""What a run did, from the files it left: the page, the curve, AP by keypoint."""

@@ -3,8 +3,8 @@ import logging
 
 from mmengine.logging import MMLogger
 
+from sapiens_plugin.engine.logging import csv_log
 from sapiens_plugin.engine.logging.csv_vis_backend import CsvVisBackend
-from sapiens_plugin.workbench.report import csv_log
 
 
 def test_a_full_disk_is_one_warning_and_no_row_is_lost(tmp_path, monkeypatch):

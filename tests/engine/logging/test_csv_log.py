@@ -1,8 +1,8 @@
 import csv
 import errno
 
-from sapiens_plugin.workbench.report import csv_log
-from sapiens_plugin.workbench.report.csv_log import CsvLog
+from sapiens_plugin.engine.logging import csv_log
+from sapiens_plugin.engine.logging.csv_log import CsvLog
 
 
 def read(path) -> list[dict]:

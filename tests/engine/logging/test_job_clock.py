@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from sapiens_plugin.workbench.report.job_clock import JobClock, Phase, format_duration
+from sapiens_plugin.engine.logging.job_clock import JobClock, Phase, format_duration
 
 
 def make_clock(*, steps_per_epoch=1000, validates=(), period=1) -> JobClock:

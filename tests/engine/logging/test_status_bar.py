@@ -6,8 +6,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from sapiens_plugin.workbench.report import status_bar
-from sapiens_plugin.workbench.report.status_bar import StatusBar
+from sapiens_plugin.engine.logging import status_bar
+from sapiens_plugin.engine.logging.status_bar import StatusBar
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import numpy as np
 
-from sapiens_plugin.workbench.report.pose_pictures import arrange, draw_pair, draw_pose
+from sapiens_plugin.engine.logging.pose_pictures import arrange, draw_pair, draw_pose
 
 RED, WHITE, GREY = (255, 0, 0), (255, 255, 255), (90, 90, 90)
 GREY_CROP = np.full((120, 90, 3), 90, np.uint8)

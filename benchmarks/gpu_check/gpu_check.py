@@ -7,8 +7,8 @@ that measure time follow, one at a time. ``DIR/results.json`` is written again a
 every task, so an interrupted run keeps all that was measured before. ``--dry-run``
 runs the same code on the CPU with small models. README.md describes the tasks.
 
-The exit code is 0 if all went well, 1 if something failed, 2 if nothing could be
-measured, and 130 after Ctrl-C.
+The exit code is 0 if all tasks were measured, 1 if something failed or was left out, 2
+if nothing can be measured here, and 130 after Ctrl-C.
 """
 
 import argparse
@@ -37,16 +37,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    usual = PROJECT / 'work_dirs' / 'gpu_check'
-    parser.add_argument('--out', type=Path, default=usual, help='for results.json')
-    parser.add_argument('--seconds', type=float, default=430, help='for all tasks')
-    parser.add_argument('--only', metavar='3_,2_four', help='tasks that begin so')
-    parser.add_argument('--dry-run', action='store_true', help='use the CPU')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        metavar='DIR',
+        help='the folder for results.json (work_dirs/gpu_check of this repository; '
+        'work_dirs/gpu_dry_run for a dry run)',
+    )
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        default=430,
+        help='the time for all tasks (%(default)s)',
+    )
+    parser.add_argument(
+        '--only', metavar='NAMES', help='run the tasks that begin so, as in 3_,2_four'
+    )
+    parser.add_argument('--dry-run', action='store_true', help='run on the CPU')
     parser.add_argument(
         '--rivals', type=Path, metavar='DIR', help='where torchao and DeepSpeed are'
     )
     args = parser.parse_args()
-    out = args.out.resolve()
+    usual = 'gpu_dry_run' if args.dry_run else 'gpu_check'
+    out = (args.out or PROJECT / 'work_dirs' / usual).resolve()
     tasks = [
         task
         for task in (dry_tasks() if args.dry_run else TASKS)

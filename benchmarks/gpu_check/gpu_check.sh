@@ -30,5 +30,5 @@ measure() {
     python3 "$here/gpu_check.py" --out "$OUT" --rivals "$site/rivals" "$@"
 }
 
-measure "$@" 2>&1 | tee -i "$OUT/log.txt"
+measure "$@" 2>&1 | tee -ia "$OUT/log.txt"
 exit "${PIPESTATUS[0]}"

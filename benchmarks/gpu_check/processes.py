@@ -22,14 +22,15 @@ class TaskRunner:
     """Runs tasks in a ``with`` statement; none is left when that ends, however it ends.
 
     Args:
-        out: The folder for ``results.json``.
+        out: The folder for ``results.json``. What an earlier call measured there is
+            kept, except of tasks that run again.
         project: The folder that contains ``sapiens_plugin``.
         device: The device for all tasks.
         seconds: The time for all tasks together.
         rivals: A folder with other libraries, for the tasks that need them.
 
     Attributes:
-        failed: What went wrong so far, such as ``'TASK: PART'`` or ``'TASK: rc 1'``.
+        failed: What was not measured, such as ``'TASK: PART'`` or ``'TASK: rc 1'``.
     """
 
     def __init__(
@@ -48,6 +49,9 @@ class TaskRunner:
         self._deadline = self._started + seconds
         self._running: dict[str, tuple[subprocess.Popen, float]] = {}
         self._log: list[dict] = []
+        path = out / 'results.json'
+        nothing = dict(log=[], failed=[], results={})
+        self._earlier = json.loads(path.read_text()) if path.is_file() else nothing
 
     def __enter__(self) -> Self:
         self._out.mkdir(parents=True, exist_ok=True)
@@ -65,6 +69,7 @@ class TaskRunner:
         for task in tasks:
             left = self._deadline - time.monotonic()
             if left < task.limit / 3:
+                self.failed.append(f'{task.name}: left out')
                 self._note(task.name, f'left out, {left:.0f} s left')
             else:
                 self._start(task)
@@ -131,7 +136,20 @@ class TaskRunner:
             if not results[log.stem].get('complete'):
                 text = log.read_text(errors='replace')
                 results[f'{log.stem} log'] = text[-LOG_CHARACTERS:]
-        found = dict(log=self._log, failed=self.failed, results=results)
+        again = {entry['task'] for entry in self._log}
+        before = self._earlier
+        found = dict(
+            log=[entry for entry in before['log'] if entry['task'] not in again],
+            failed=[f for f in before['failed'] if f.partition(':')[0] not in again],
+            results={
+                name: result
+                for name, result in before['results'].items()
+                if name.removesuffix(' log') not in again
+            },
+        )
+        found['log'] += self._log
+        found['failed'] += self.failed
+        found['results'] |= results
         write_json(self._out / 'results.json', found)
 
     def _results_of(self, name: str) -> dict:

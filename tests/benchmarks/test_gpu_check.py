@@ -43,10 +43,10 @@ def run(spec, report):
 """
 
 
-def measure(out, only, *, folder=GPU_CHECK, dry=True):
+def measure(out, only, *, folder=GPU_CHECK, dry=True, seconds=3000):
     """Run the command; return its exit code, its output and what it found."""
     command = [sys.executable, folder / 'gpu_check.py', '--out', out, '--only', only]
-    command += ['--seconds', '3000', *(['--dry-run'] if dry else [])]
+    command += ['--seconds', str(seconds), *(['--dry-run'] if dry else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     path = out / 'results.json'
     results = json.loads(path.read_text()) if path.is_file() else None
@@ -112,6 +112,27 @@ def test_what_fails_is_named(copied, tmp_path):
     assert 'ValueError: no luck' in found['2_adamw_all']['first FAILED']
     assert found['2_adamw_all']['second'] == 2
     assert found['2_adamw_all']['complete']
+
+
+def test_a_second_call_adds_to_the_results(copied, tmp_path):
+    task = copied / 'gpu_tasks' / 'host_optimizer.py'
+    task.write_text(FAILING)
+    measure(tmp_path / 'out', '2_adamw', folder=copied)
+    task.write_text('def run(spec, report):\n    report.add(third=3)\n')
+    code, _, results = measure(tmp_path / 'out', '2_adamw_4', folder=copied)
+    assert code == 0
+    assert results['failed'] == ['2_adamw_all: first']
+    assert [entry['task'] for entry in results['log']] == ['2_adamw_all', '2_adamw_4']
+    assert sorted(results['results']) == ['2_adamw_4', '2_adamw_all']
+    assert results['results']['2_adamw_4']['third'] == 3
+    assert results['results']['2_adamw_all']['second'] == 2
+
+
+def test_what_is_left_out_is_named(tmp_path):
+    code, output, results = measure(tmp_path, '2_adamw_4', seconds=20)
+    assert code == 1
+    assert 'FAILED  2_adamw_4: left out' in output
+    assert results['failed'] == ['2_adamw_4: left out']
 
 
 def is_running(pid):

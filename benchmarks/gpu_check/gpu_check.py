@@ -18,14 +18,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from processes import TaskRunner
-from schedule import TASKS, dry_tasks
-
-HERE = Path(__file__).resolve().parent
-# In benchmarks/gpu_check/, or copied to a folder of the repository.
+# This lies in benchmarks/gpu_check/, or is copied to a folder of the repository.
 PROJECT = next(
-    folder for folder in HERE.parents if (folder / 'sapiens_plugin').is_dir()
+    folder
+    for folder in Path(__file__).resolve().parents
+    if (folder / 'sapiens_plugin').is_dir()
 )
+sys.path.insert(0, str(PROJECT))  # the package need not be installed
+
+from processes import TaskRunner  # noqa: E402
+from schedule import TASKS, dry_tasks  # noqa: E402
+
 PROBE = (
     'from sapiens_plugin.workbench.setup_check.gpu_probe import cuda_fault\n'
     'print(cuda_fault() or "")'

@@ -136,8 +136,7 @@ class TaskRunner:
             if not results[log.stem].get('complete'):
                 text = log.read_text(errors='replace')
                 results[f'{log.stem} log'] = text[-LOG_CHARACTERS:]
-        again = {entry['task'] for entry in self._log}
-        before = self._earlier
+        again, before = {log.stem for log in self._folder.glob('*.log')}, self._earlier
         found = dict(
             log=[entry for entry in before['log'] if entry['task'] not in again],
             failed=[f for f in before['failed'] if f.partition(':')[0] not in again],

@@ -127,6 +127,12 @@ def test_a_second_call_adds_to_the_results(copied, tmp_path):
     assert results['results']['2_adamw_4']['third'] == 3
     assert results['results']['2_adamw_all']['second'] == 2
 
+    # What there is no time for keeps what it has.
+    code, _, results = measure(tmp_path / 'out', '2_adamw_4', folder=copied, seconds=20)
+    assert code == 1
+    assert results['failed'] == ['2_adamw_all: first', '2_adamw_4: left out']
+    assert results['results']['2_adamw_4']['third'] == 3
+
 
 def test_what_is_left_out_is_named(tmp_path):
     code, output, results = measure(tmp_path, '2_adamw_4', seconds=20)

@@ -1,4 +1,4 @@
-"""What tests of the repairs share: among it, a Python in which nothing is repaired."""
+"""What the tests of the repairs share, such as a Python without any repair."""
 
 import json
 import os

@@ -7,6 +7,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from sapiens_plugin.core.utils.whole_file import write_whole
+
 TRACEBACK_CHARACTERS = 3000
 FAILED = ' FAILED'
 
@@ -56,6 +58,4 @@ def failed_parts(results: dict) -> list[str]:
 
 def write_json(path: Path, data: dict) -> None:
     """Write a JSON file; whoever reads it sees the old one or the new one, whole."""
-    part = path.with_name(path.name + '.part')
-    part.write_text(json.dumps(data, indent=1, default=str), encoding='utf-8')
-    part.replace(path)
+    write_whole(path, json.dumps(data, indent=1, default=str))

@@ -115,7 +115,9 @@ def test_two_ways_to_name_the_loop_are_one_too_many(job, tool):
     assert code == 2 and 'Leave by_epoch out' in said
 
 
-@pytest.mark.parametrize('left', ['epoch_3.pth', 'iter_7.pth', 'last_checkpoint'])
+@pytest.mark.parametrize(
+    'left', ['epoch_3.pth', 'iter_7.pth', 'best_coco_AP_epoch_2.pth', 'last_checkpoint']
+)
 @pytest.mark.parametrize('elsewhere', [False, True])
 def test_no_run_begins_in_the_place_of_another(left, elsewhere, job, tool, tmp_path):
     work_dir = tmp_path / 'runs' / 'one'
@@ -321,6 +323,50 @@ def test_an_error_of_syntax_stays_one(tool, job, monkeypatch):
         tool('train', job[0])
 
 
+def test_options_of_workers_do_not_matter_without_workers(job, tool, tmp_path):
+    """Shipped configs have workers that persist; one option is to turn them off."""
+    options = [
+        f'{split}_dataloader.{option}'
+        for split in ('train', 'val', 'test')
+        for option in ('num_workers=0', 'persistent_workers=True', 'prefetch_factor=4')
+    ]
+    options.append('train_cfg.val_interval=1')
+    code, said = tool('train', job[0], '--cfg-options', *options)
+    assert code == 0, said
+    (checkpoint,) = (tmp_path / 'work').glob('best_*.pth')
+    code, said = tool('test', job[0], checkpoint, '--cfg-options', *options[:-1])
+    assert code == 0, said
+
+
+def test_home_is_no_folder_of_that_name(job, demo, tool, monkeypatch, tmp_path):
+    config, _ = job
+    home = tmp_path / 'home'
+    shutil.copytree(demo.root, home / 'data')
+    for name in ('HOME', 'USERPROFILE'):  # the latter on Windows
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(config)
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = '~/data'
+    cfg.default_hooks.badcase.update(enable=True, out_dir='~/bad')
+    cfg.train_cfg.val_interval = 1
+    cfg.dump(home / 'job.py')
+    code, said = tool(
+        *('train', '~/job.py', '--work-dir=~/run', '--cfg-options'),
+        'default_hooks.checkpoint.out_dir="~/disk"',
+    )
+    assert code == 0, said
+    (checkpoint,) = home.glob('disk/run/best_*.pth')
+    code, said = tool(
+        *('test', '~/job.py', f'~/disk/run/{checkpoint.name}', '--work-dir=~/test'),
+        *('--out=~/metrics.json', '--dump=~/predictions.pkl'),
+    )
+    assert code == 0, said
+    made = {'bad', 'disk', 'run', 'test', 'metrics.json', 'predictions.pkl'}
+    assert made <= {path.name for path in home.iterdir()}
+    assert not [*tmp_path.rglob('~*')]
+
+
 def test_slurm_scripts_pass_absolute_paths_to_srun(repo, tmp_path):
     """``srun`` is stood in for: it prints the command it would run, and where."""
     srun = tmp_path / 'srun'
@@ -329,6 +375,7 @@ def test_slurm_scripts_pass_absolute_paths_to_srun(repo, tmp_path):
     for name, arguments, expected in [
         ('slurm_train.sh', ('c.py', 'runs', '--resume'), f'--work-dir={tmp_path}/runs'),
         ('slurm_test.sh', ('c.py', 'k.pth'), f'{tmp_path}/k.pth'),
+        ('slurm_test.sh', ('c.py', '~/k.pth'), f'{Path.home()}/k.pth'),
     ]:
         answer = subprocess.run(
             ['bash', repo / 'tools' / name, 'gpu', 'job', *arguments],

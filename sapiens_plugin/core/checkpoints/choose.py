@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from logging import Logger
 from pathlib import Path
 
-from sapiens_plugin.core.weight_files.checkpoint import load_pickle
 from sapiens_plugin.errors import InputError
 
 from .loading import load_from_local
 from .run_files import BY_EPOCH, last_of, resumable
+from .run_identity import Run, origin_of, run_of
 from .sealed import Damaged
 
 
 def choose_for(
-    work_dir: Path,
+    run: Run,
     folder: Path,
     *,
     logger: Logger,
@@ -26,7 +26,7 @@ def choose_for(
     Damaged checkpoints that would have been taken are renamed to ``NAME.damaged``.
 
     Args:
-        work_dir: Of the run.
+        run: The run.
         folder: Where its checkpoints go now.
         logger: Gets a warning for each that is passed over.
         named: The checkpoint that was asked for: that one or none.
@@ -37,23 +37,31 @@ def choose_for(
         if there are none.
 
     Raises:
-        InputError: The one asked for is not whole, or none is.
+        InputError: The one asked for is not whole, or none is; or there is none but
+            that of another run.
         OSError: A directory or ``last_checkpoint`` cannot be read.
     """
     if named:
         path = Path(named).expanduser()
         _check(path, resumable(path.parent, filename_tmpl))
         return named
+    work_dir = Path(run.work_dir)
     text = last_of(work_dir)
     if text and '://' in text:
         return text
     last = Path(text) if text else None
-    # They may have gone elsewhere before: out_dir is what to change on a full disk.
-    folders = {folder, work_dir, *([last.parent] if last else [])}
-    others = set().union(*(resumable(each, filename_tmpl) for each in folders))
+    candidates = _candidates(run, folder, last, filename_tmpl)
     logger.info('Reading the last checkpoint to see that it is whole.')
-    choice = choose(last, others)
+    is_here = last is None or last.name in {path.name for path in candidates}
+    gone = None if is_here or last.exists() else last
+    choice = choose(candidates, gone=gone)
     if choice is None:
+        if last is not None:
+            raise InputError(
+                f'There is no checkpoint of this run in {folder}. last_checkpoint '
+                f'names {last}, which lies in no directory of this run and does not '
+                f'say that it is its own. To go on from it: --resume {last}'
+            )
         logger.warning(
             f'There is no checkpoint in {folder} to resume from: the run starts anew.'
         )
@@ -73,6 +81,39 @@ def choose_for(
     return str(choice.path)
 
 
+def _candidates(
+    run: Run, folder: Path, last: Path | None, filename_tmpl: str
+) -> list[Path]:
+    """List what a run may go on from, the newest first."""
+    work_dir = Path(run.work_dir)
+    # They may have gone elsewhere before: out_dir is what to change on a full disk.
+    elsewhere = {folder, *([last.parent] if last else [])} - {work_dir}
+    origins = {
+        path: origin_of(path)
+        for place in (work_dir, *elsewhere)
+        for path in resumable(place, filename_tmpl)
+    }
+
+    def may_be_taken(path: Path) -> bool:
+        if path.parent == work_dir:
+            return True
+        run_id = origins[path].run_id
+        if path.parent == folder:
+            return run_id in (None, run.id)
+        owner = run_of(path.parent)
+        return run_id == run.id and (owner is None or owner.id == run.id)
+
+    def age(path: Path) -> tuple:
+        origin = origins[path]
+        gone_back = run.went_on_from is not None and (
+            origin.start < run.starts and origin.place > run.went_on_from
+        )
+        saved = path.stat().st_mtime_ns
+        return run.owns(path), not gone_back, *origin.place, saved
+
+    return sorted(filter(may_be_taken, origins), key=age, reverse=True)
+
+
 @dataclass(frozen=True)
 class Choice:
     """A checkpoint to resume from.
@@ -88,14 +129,14 @@ class Choice:
     damaged: tuple[Path, ...]
 
 
-def choose(last: Path | None, others: Iterable[Path]) -> Choice | None:
-    """Choose the last checkpoint, or else the newest whole one.
+def choose(candidates: Iterable[Path], *, gone: Path | None = None) -> Choice | None:
+    """Choose the first whole checkpoint.
 
     Every file that is looked at is read as a whole.
 
     Args:
-        last: What ``last_checkpoint`` names, if anything.
-        others: Other checkpoints of the run.
+        candidates: Checkpoints in the order of preference.
+        gone: What ``last_checkpoint`` names, if that does not exist.
 
     Returns:
         The first whole one; None where there are none at all.
@@ -105,11 +146,9 @@ def choose(last: Path | None, others: Iterable[Path]) -> Choice | None:
     """
     passed_over: list[str] = []
     damaged: list[Path] = []
-    rest = [path for path in others if path != last]
-    for path in _candidates(last, rest):
-        if not path.is_file():
-            passed_over.append(f'{path}, the last checkpoint, does not exist.')
-            continue
+    if gone is not None:
+        passed_over.append(f'{gone}, the last checkpoint, does not exist.')
+    for path in candidates:
         try:
             load_from_local(path)
         except InputError as error:
@@ -153,19 +192,6 @@ def whole_ones(paths: Iterable[Path], *, at_most: int) -> list[Path]:
     return whole
 
 
-def _candidates(last: Path | None, others: list[Path]) -> Iterable[Path]:
-    if last is not None:
-        yield last
-    # Not before it is known that the last one will not do.
-    yield from sorted(others, key=_progress, reverse=True)
-
-
 def _progress(path: Path) -> tuple[int, int]:
     """Return the iteration a checkpoint was saved at, and when, to sort by."""
-    try:
-        iteration = load_pickle(path)['meta']['iter']
-    except (InputError, KeyError, TypeError):
-        return -1, 0
-    if not isinstance(iteration, int):
-        return -1, 0
-    return iteration, path.stat().st_mtime_ns
+    return origin_of(path).iteration, path.stat().st_mtime_ns

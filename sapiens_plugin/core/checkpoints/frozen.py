@@ -10,6 +10,8 @@ from torch import Tensor
 from sapiens_plugin.core.weight_files.checkpoint import load_pickle
 from sapiens_plugin.errors import InputError
 
+from .run_identity import KEY as KEY_OF_RUN
+from .run_identity import Run
 from .saving import save_to_local
 from .sealed import digest_of, verify
 
@@ -20,12 +22,16 @@ _NAME = re.compile(r'frozen_[0-9a-f]{16}\.pth')
 _PATTERN = 'frozen_*.pth'
 
 
-def set_aside(weights: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
+def set_aside(
+    weights: Mapping[str, Tensor], folder: Path, *, run: Run | None = None
+) -> dict[str, str]:
     """Keep weights in a file of their own, unless it is there already.
 
     Args:
         weights: Tensors by name. They are not copied.
         folder: Where the checkpoint that lacks them will lie.
+        run: Whose they are. Runs share no file, even of equal weights: each removes its
+            own.
 
     Returns:
         The note for that checkpoint: the name of the file beside it, and its digest.
@@ -33,11 +39,12 @@ def set_aside(weights: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
     Raises:
         CheckpointNotWritten: The disk did not take it.
     """
-    weights = dict(weights)
-    digest = digest_of(weights)
+    meta = {KEY_OF_RUN: dict(id=run.id)} if run else {}
+    content = dict(state_dict=dict(weights), meta=meta)
+    digest = digest_of(content)
     path = folder / f'frozen_{digest[:16]}.pth'
     if not _is_whole(path, digest):
-        save_to_local(weights, path)
+        save_to_local(content, path)
     return dict(file=path.name, digest=digest)
 
 
@@ -75,6 +82,8 @@ def restore(checkpoint: dict, path: Path) -> None:
             f'{lack} {file}, and that file is damaged, or not the one it was. {way_out}'
         )
     weights = load_pickle(file)
+    if isinstance(weights, dict):  # those of earlier versions are the weights
+        weights = weights.get('state_dict', weights)
     if not isinstance(weights, dict) or not isinstance(
         checkpoint.get('state_dict'), dict
     ):
@@ -87,12 +96,15 @@ def is_one(path: Path) -> bool:
     return path.match(_PATTERN)
 
 
-def remove_unused(checkpoints: Iterable[Path], folder: Path, *, keep: str) -> None:
-    """Remove files of frozen weights that no checkpoint has a note of.
+def remove_unused(
+    checkpoints: Iterable[Path], folder: Path, *, run: Run, keep: str
+) -> None:
+    """Remove a run's files of frozen weights that no checkpoint has a note of.
 
     Args:
         checkpoints: All that may have one.
         folder: Where they lie.
+        run: The run.
         keep: A name to keep in any case.
 
     Raises:
@@ -109,7 +121,7 @@ def remove_unused(checkpoints: Iterable[Path], folder: Path, *, keep: str) -> No
                 unused.discard(path.with_name(_read_note(note, path)[0]))
         except InputError:
             return  # who knows what it needs
-    for path in unused:
+    for path in filter(run.owns, unused):
         path.unlink()
 
 

@@ -46,6 +46,11 @@ def resumable(folder: Path, filename_tmpl: str = BY_EPOCH) -> set[Path]:
     }
 
 
+def best(folder: Path) -> set[Path]:
+    """Return the checkpoints of the best validations of a folder."""
+    return set(folder.glob('best_*.pth'))
+
+
 def by_time(folder: Path) -> list[Path]:
     """Return the checkpoints by time of a folder."""
     return [path for path in resumable(folder) if is_by_time(path.name)]

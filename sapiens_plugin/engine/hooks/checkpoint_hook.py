@@ -24,6 +24,12 @@ from sapiens_plugin.core.checkpoints.run_files import (
     set_last,
     unfinished,
 )
+from sapiens_plugin.core.checkpoints.run_identity import (
+    KEY,
+    Run,
+    identify,
+    take_folder,
+)
 from sapiens_plugin.core.checkpoints.saving import (
     CheckpointNotWritten,
     to_the_last_byte,
@@ -51,8 +57,10 @@ class CheckpointHook(StockCheckpointHook):
     - When the disk does not take one, the run goes on, warns, and tries again in a
       minute. Of two checkpoints by time, the older one makes room. Only a last state
       that cannot be saved is an error.
-    - ``--resume`` takes what ``last_checkpoint`` names if that is whole, and else the
-      newest one that is. Where all are damaged, it starts nothing.
+    - ``--resume`` takes the newest whole one of this run. Where all are damaged, it
+      starts nothing.
+    - Each says of which run it is. Those of another run are neither taken nor removed,
+      wherever directories were copied or moved.
 
     Args:
         interval_minutes: Time from one checkpoint to the next; None saves none by
@@ -97,6 +105,7 @@ class CheckpointHook(StockCheckpointHook):
         self.interval_minutes = interval_minutes
         self.max_keep_by_time = max_keep_by_time
         self._folder: Path | None = None
+        self._run: Run | None = None  # of the main process
         self._due = 0.0  # of time.monotonic()
         # Why the state of an epoch is in no checkpoint.
         self._owed: CheckpointNotWritten | None = None
@@ -111,28 +120,19 @@ class CheckpointHook(StockCheckpointHook):
         Raises:
             InputError: The one that was asked for is damaged, or all are.
         """
-        if self._folder is None:  # before_train of the stock hook rewrites out_dir
-            elsewhere = self.backend_args or self.file_client_args
-            out_dir = None if elsewhere else self.out_dir
-            self._folder = folder_of(runner.work_dir, out_dir)
         if not isinstance(runner._train_loop, BaseLoop):
             runner._resume = False  # a test, with the config that a resumed run left
-        if not runner._resume or '://' in str(runner._load_from):
             return
-        answer: list[Any] = [None, None]
+        if self._folder is not None:
+            return  # a test after the training
+        answer: list[Any] = [None, None, None]
         if is_main_process():
             try:
-                answer[0] = choose_for(
-                    Path(runner.work_dir),
-                    self._folder,
-                    logger=runner.logger,
-                    named=runner._load_from,
-                    filename_tmpl=self.filename_tmpl,
-                )
+                answer[:2] = self._begin(runner)
             except (InputError, OSError) as error:  # the others wait for an answer
-                answer[1] = str(error)
+                answer[2] = str(error)
         broadcast_object_list(answer)
-        path, problem = answer
+        self._folder, path, problem = answer
         if problem:
             raise InputError(problem)
         if path is not None:
@@ -140,6 +140,38 @@ class CheckpointHook(StockCheckpointHook):
             # The checkpoint fills the model. To fill it from pre-trained weights first
             # would take a while, and fail where those are gone.
             runner._init_model_weights = lambda: None
+
+    def _begin(self, runner: Runner) -> tuple[Path, str | None]:
+        """Tell where checkpoints go, and which one the run goes on from."""
+        work_dir = Path(runner.work_dir)
+        folder = folder_of(work_dir, self.out_dir if self._is_local else None)
+        run = identify(work_dir, anew=not runner._resume)
+        path = None
+        try:
+            run.write()  # a start that fails shall leave no other run's folder behind
+            taken = take_folder(run, folder)
+        except OSError as error:
+            taken = folder
+            _warn_of_note(runner, error)
+        if taken != folder:
+            runner.logger.info(
+                f'{folder} has the checkpoints of another run. Those of this one go to '
+                f'{taken}.'
+            )
+        if runner._resume and '://' not in str(runner._load_from):
+            path = choose_for(
+                run,
+                taken,
+                logger=runner.logger,
+                named=runner._load_from,
+                filename_tmpl=self.filename_tmpl,
+            )
+        self._run = run.started(Path(path).expanduser() if path else None)
+        try:
+            self._run.write()
+        except OSError as error:
+            _warn_of_note(runner, error)
+        return taken, path
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Tell the train loop where it goes on.
@@ -180,7 +212,12 @@ class CheckpointHook(StockCheckpointHook):
                 "Set train_cfg.type='sapiens_plugin.ResumableTrainLoop', or "
                 'default_hooks.checkpoint.interval_minutes=None.'
             )
+        kept = self._take_over(runner)
         super().before_train(runner)
+        if self._is_local:
+            self.out_dir = str(self._folder)
+        for step in kept:
+            self._remove_saved(runner, self._path_of(step))
         if runner._resume:
             self.last_ckpt = runner.message_hub.get_info('last_ckpt', None)
             if path := runner._load_from:
@@ -190,6 +227,26 @@ class CheckpointHook(StockCheckpointHook):
             for part in unfinished(Path(runner.work_dir), self._folder):
                 self._remove(runner, part)
         self._wait()
+
+    def _take_over(self, runner: Runner) -> list[int]:
+        """Take over which checkpoints a resumed run keeps.
+
+        Returns:
+            The steps of those that it keeps no longer.
+        """
+        infos = runner.message_hub.runtime_info
+        path = runner._load_from
+        if self._run is None or not runner._resume or not path:
+            return []
+        if self._is_local and not self._run.has_saved(Path(path), self._folder):
+            for name in list(infos):
+                if name.startswith(('keep_ckpt_ids', 'best_ckpt')):
+                    del infos[name]  # files of the other run
+        if self.max_keep_ckpts <= 0 or 'keep_ckpt_ids' not in infos:
+            return []
+        kept = list(infos['keep_ckpt_ids'])
+        infos['keep_ckpt_ids'] = kept[-self.max_keep_ckpts :]
+        return kept[: -self.max_keep_ckpts]
 
     def after_train_iter(
         self,
@@ -242,11 +299,13 @@ class CheckpointHook(StockCheckpointHook):
             self._remove_by_time(runner)  # and what they needed
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Leave weights that do not train out of a checkpoint by time.
+        """Name the run; leave weights that do not train out of a checkpoint by time.
 
         Raises:
             CheckpointNotWritten: The file that they go to instead was not taken.
         """
+        if self._run is not None:
+            checkpoint['meta'][KEY] = self._run.note
         # The average of the weights, where there is one, is what a test loads.
         if not self._leaves_frozen_out or 'ema_state_dict' in checkpoint:
             return
@@ -263,7 +322,7 @@ class CheckpointHook(StockCheckpointHook):
         # The same memory, and not written to since.
         now = tuple((n, p.data_ptr(), p._version) for n, p in parameters.items())
         if now != self._frozen_weights or not frozen.is_whole(self._note, self._folder):
-            self._note = frozen.set_aside(weights, self._folder)
+            self._note = frozen.set_aside(weights, self._folder, run=self._run)
             self._frozen_weights = now
         checkpoint[frozen.KEY] = self._note
 
@@ -346,8 +405,7 @@ class CheckpointHook(StockCheckpointHook):
         self._save_checkpoint_with_step(runner, step, meta)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        name = self.filename_tmpl.format(step)
-        path = self.file_backend.join_path(self.out_dir, name)
+        path, name = self._path_of(step), self.filename_tmpl.format(step)
         hub = runner.message_hub
         before = dict(hub.runtime_info)
         hub.update_info('last_ckpt', path)
@@ -384,10 +442,7 @@ class CheckpointHook(StockCheckpointHook):
             self.keep_ckpt_ids = deque(kept[-self.max_keep_ckpts :])
             hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
             for outdated in kept[: -self.max_keep_ckpts]:
-                old = self.filename_tmpl.format(outdated)
-                self._remove_saved(
-                    runner, self.file_backend.join_path(self.out_dir, old)
-                )
+                self._remove_saved(runner, self._path_of(outdated))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
@@ -457,9 +512,18 @@ class CheckpointHook(StockCheckpointHook):
             self._remove_saved(runner, old)
         return True
 
+    def _path_of(self, step: int) -> str:
+        return self._here(self.filename_tmpl.format(step))
+
     def _here(self, path: str) -> str:
         """Name a file in this folder: a path may be that of a run this is a copy of."""
         return self.file_backend.join_path(self.out_dir, Path(path).name)
+
+    @property
+    def _is_local(self) -> bool:
+        return '://' not in str(self.out_dir) and not (
+            self.backend_args or self.file_client_args
+        )
 
     def _info(self, what: str, key: str) -> str:
         """Name what MMEngine keeps under ``runner.message_hub``."""
@@ -529,6 +593,7 @@ class CheckpointHook(StockCheckpointHook):
                 # Somebody may have copied one under a name of their own.
                 [p for p in self._folder.glob('*.pth') if not frozen.is_one(p)],
                 self._folder,
+                run=self._run,
                 keep=self._note['file'] if self._note else '',
             )
         except OSError as error:
@@ -559,7 +624,9 @@ class CheckpointHook(StockCheckpointHook):
 
     def _by_time(self) -> list[Path]:
         # With by_epoch=False those of interval have such names: they are the user's.
-        return by_time(self._folder) if self._has_by_time else []
+        if not self._has_by_time:
+            return []
+        return [path for path in by_time(self._folder) if self._run.owns(path)]
 
     def _remove(self, runner: Runner, path: Path) -> bool:
         try:
@@ -574,7 +641,9 @@ class CheckpointHook(StockCheckpointHook):
         if not is_main_process():
             return
         try:
-            if self.file_backend.isfile(path):
+            if self.file_backend.isfile(path) and (
+                not self._is_local or self._run.owns(Path(path))
+            ):
                 self.file_backend.remove(path)
         except OSError as error:
             _warn_of_rest(runner, error)
@@ -602,6 +671,13 @@ def save_to_stop(runner: Runner) -> str:
 def _take_back(hub: MessageHub, infos: dict) -> None:
     hub.runtime_info.clear()
     hub.runtime_info.update(infos)
+
+
+def _warn_of_note(runner: Runner, error: OSError) -> None:
+    runner.logger.warning(
+        f'{error.filename} could not be written: {error.strerror or error}. A copy of '
+        'this directory could be taken for the run itself.'
+    )
 
 
 def _warn_of_rest(runner: Runner, error: OSError) -> None:

@@ -5,7 +5,9 @@ import torch
 
 from sapiens_plugin.core.checkpoints import frozen
 from sapiens_plugin.core.checkpoints.loading import load_from_local
+from sapiens_plugin.core.checkpoints.run_identity import Run, origin_of
 from sapiens_plugin.core.checkpoints.saving import save_to_local
+from sapiens_plugin.core.checkpoints.sealed import digest_of
 from sapiens_plugin.errors import InputError
 
 
@@ -107,19 +109,40 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
 
 
 def test_files_go_when_nothing_needs_them(tmp_path):
+    run = Run('mine', str(tmp_path))
     first, used = save_in_parts(tmp_path)
     second, unused = save_in_parts(tmp_path, 'iter_4.pth', value=2.0)
     _, kept = save_in_parts(tmp_path, 'iter_5.pth', value=3.0)
-    frozen.remove_unused([first, second], tmp_path, keep=kept.name)
+    frozen.remove_unused([first, second], tmp_path, run=run, keep=kept.name)
     assert used.exists() and unused.exists() and kept.exists()
-    frozen.remove_unused([first], tmp_path, keep=kept.name)
+    frozen.remove_unused([first], tmp_path, run=run, keep=kept.name)
     assert used.exists() and not unused.exists() and kept.exists()
+
+
+def test_files_of_another_run_stay(tmp_path):
+    mine, other = (Run(name, str(tmp_path)) for name in ('mine', 'other'))
+    for run in (mine, other):
+        frozen.set_aside({'stem': torch.ones(3)}, tmp_path, run=run)
+    assert len(list(tmp_path.glob('frozen_*'))) == 2  # of equal weights
+    frozen.remove_unused([], tmp_path, run=mine, keep='')
+    (left,) = tmp_path.glob('frozen_*')
+    assert origin_of(left).run_id == 'other'
+
+
+def test_weights_alone_as_earlier_versions_kept_them_are_read(tmp_path):
+    weights = {'stem': torch.ones(3)}
+    path = tmp_path / f'frozen_{digest_of(weights)[:16]}.pth'
+    save_to_local(weights, path)
+    note = dict(file=path.name, digest=digest_of(weights))
+    save_to_local({'state_dict': {}, 'frozen': note}, tmp_path / 'iter_3.pth')
+    state = load_from_local(tmp_path / 'iter_3.pth')['state_dict']
+    assert state['stem'].tolist() == [1] * 3
 
 
 def test_none_goes_while_a_checkpoint_cannot_be_read(tmp_path):
     path, file = save_in_parts(tmp_path)
     path.write_bytes(path.read_bytes()[:100])
-    frozen.remove_unused([path], tmp_path, keep='')
+    frozen.remove_unused([path], tmp_path, run=Run('x', ''), keep='')
     assert file.exists()
 
 

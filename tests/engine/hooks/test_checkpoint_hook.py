@@ -395,6 +395,130 @@ def test_files_of_somebody_else_are_in_nobodys_way(cfg, make_runner):
     assert last(cfg.work_dir) == 'epoch_3.pth'
 
 
+# --- Whose they are -----------------------------------------------------------------
+
+
+def contents(folder):
+    """Return what is in a directory's checkpoints, and in the files beside them."""
+    return {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
+
+
+def stop(cfg, make_runner, work_dir, at, **settings):
+    """Train in a directory up to a step; return where it went on and the log."""
+    cfg = cfg.copy()
+    cfg.work_dir = str(work_dir)
+    cfg.update(settings)
+    return resumed(cfg, make_runner, at=at)
+
+
+def test_a_copied_directory_goes_on_by_itself(cfg, make_runner, tmp_path):
+    a, b = tmp_path / 'a', tmp_path / 'b'
+    stop(cfg, make_runner, a, 4)  # with weights that do not train, in their own file
+    shutil.copytree(a, b)
+    stop(cfg, make_runner, a, 7, resume=True)
+    before = contents(a)
+    start, _ = stop(cfg, make_runner, b, 6, resume=True)
+    assert start == 4 and contents(a) == before
+    assert by_time(b) == [5, 6] and names(b, 'epoch_*') == ['epoch_1.pth']
+    # And once more, with its own in the place of the copied ones.
+    start, _ = stop(cfg, make_runner, b, 9, resume=True)
+    assert start == 6 and contents(a) == before
+    assert names(b, 'epoch_*') == ['epoch_1.pth', 'epoch_2.pth']
+
+
+def test_a_renamed_directory_goes_on_beside_the_next_run(cfg, make_runner, tmp_path):
+    job, old = tmp_path / 'job', tmp_path / 'job_old'
+    stop(cfg, make_runner, job, 7)
+    job.rename(old)
+    stop(cfg, make_runner, job, 8)
+    before = contents(job)
+    start, log = stop(cfg, make_runner, old, 9, resume=True)
+    assert start == 7 and contents(job) == before and 'does not exist' not in log
+    assert by_time(old) == [8, 9]
+
+
+def test_two_runs_on_one_disk_keep_apart(cfg, make_runner, tmp_path):
+    cfg.default_hooks.checkpoint.out_dir = str(tmp_path / 'disk')
+    one, other = tmp_path / 'one' / 'job', tmp_path / 'other' / 'job'
+    stop(cfg, make_runner, one, 7)
+    before = contents(tmp_path / 'disk' / 'job')
+    _, log = stop(cfg, make_runner, other, 5)
+    (folder,) = (tmp_path / 'disk').glob('job_*')
+    assert f'Those of this one go to {folder}' in log
+    start, _ = stop(cfg, make_runner, other, 8, resume=True)
+    assert start == 5 and by_time(folder) == [7, 8]
+    assert contents(tmp_path / 'disk' / 'job') == before
+    start, _ = stop(cfg, make_runner, one, 9, resume=True)
+    assert start == 7
+
+
+def test_a_run_that_went_to_another_disk_goes_on_from_there(cfg, make_runner, tmp_path):
+    job, moved = tmp_path / 'job', tmp_path / 'moved'
+    stop(cfg, make_runner, job, 4)
+    cfg.default_hooks.checkpoint.out_dir = str(tmp_path / 'disk')
+    stop(cfg, make_runner, job, 7, resume=True)
+    # The disk is not named any more, and the directory has another name.
+    del cfg.default_hooks.checkpoint['out_dir']
+    job.rename(moved)
+    start, _ = stop(cfg, make_runner, moved, 8, resume=True)
+    assert start == 7 and 8 in by_time(moved)
+
+
+def test_a_copy_whose_checkpoints_lie_elsewhere_says_so(cfg, make_runner, tmp_path):
+    cfg.default_hooks.checkpoint.out_dir = str(tmp_path / 'disk')
+    stop(cfg, make_runner, tmp_path / 'a', 4)
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    with pytest.raises(InputError, match=r'go on from it: --resume \S+iter_4\.pth'):
+        stop(cfg, make_runner, tmp_path / 'b', 6, resume=True)
+    cfg.load_from = str(tmp_path / 'disk' / 'a' / 'iter_4.pth')
+    before = contents(tmp_path / 'disk' / 'a')
+    start, _ = stop(cfg, make_runner, tmp_path / 'b', 7, resume=True)
+    assert start == 4 and contents(tmp_path / 'disk' / 'a') == before
+    assert 7 in by_time(tmp_path / 'disk' / 'b')
+
+
+def test_a_restored_directory_goes_on_from_its_newest(cfg, make_runner, tmp_path):
+    stop(cfg, make_runner, tmp_path / 'a', 4)
+    old = contents(tmp_path / 'a')
+    stop(cfg, make_runner, tmp_path / 'a', 7, resume=True)
+    # A synchronisation brought the checkpoints, and not yet what names the last one.
+    for name in ('last_checkpoint', 'run.json'):
+        (tmp_path / 'a' / name).write_bytes(old[name])
+    (tmp_path / 'a' / 'iter_4.pth').write_bytes(old['iter_4.pth'])
+    assert stop(cfg, make_runner, tmp_path / 'a', 8, resume=True)[0] == 7
+
+
+def test_a_directory_that_is_used_again_keeps_what_was_there(cfg, make_runner):
+    with pytest.raises(Stopped):
+        make_runner(cfg, stop_at(5)).train()
+    work_dir = Path(cfg.work_dir)
+    (work_dir / 'iter_5.pth').rename(work_dir / 'iter_90.pth')
+    for name in ('iter_4.pth', 'epoch_1.pth'):
+        (work_dir / name).unlink()
+    left = {path: path.read_bytes() for path in work_dir.glob('*.pth')}
+    assert len(left) == 3  # iter_90, its frozen weights and the best one
+    for path in list(left):
+        if path.name.startswith('best_'):
+            left[path.rename(work_dir / 'best_coco_AP_epoch_90.pth')] = left.pop(path)
+    make_runner(cfg).train()
+    assert {path: path.read_bytes() for path in left} == left
+
+
+def test_one_that_was_named_brings_no_claims_with_it(cfg, make_runner, tmp_path):
+    stop(cfg, make_runner, tmp_path / 'a', 4)  # keeps epoch_1.pth
+    stop(cfg, make_runner, tmp_path / 'b', 8)
+    (tmp_path / 'b' / 'epoch_2.pth').unlink()
+    mine = (tmp_path / 'b' / 'epoch_1.pth').read_bytes()
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 1
+    stop(
+        *(cfg, make_runner, tmp_path / 'b', 7),
+        resume=True,
+        load_from=str(tmp_path / 'a' / 'iter_4.pth'),
+    )
+    assert (tmp_path / 'b' / 'epoch_1.pth').read_bytes() == mine
+    assert names(tmp_path / 'b', 'epoch_*') == ['epoch_1.pth', 'epoch_2.pth']
+
+
 # --- Weights that do not train ------------------------------------------------------
 
 
@@ -923,8 +1047,8 @@ def stopped(cfg, make_runner):
     return cfg
 
 
-def resumed(cfg, make_runner):
-    runner = make_runner(cfg, stop_at(9))
+def resumed(cfg, make_runner, *, at=9):
+    runner = make_runner(cfg, stop_at(at))
     starts = []
 
     class Note(Hook):

@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+from sapiens_plugin.core.utils.home import expand_texts
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.command import Interrupted, OutlivingStream
+from sapiens_plugin.workbench.command import Interrupted, prepare
 from sapiens_plugin.workbench.config_files import mend_coco_root
 
 # What torch's workers and MMEngine's registries put before a message on its way up.
@@ -56,7 +57,7 @@ def main(tool: str) -> None:
     # OpenMP threads that have nothing to do wait by spinning, and take the core that a
     # data-loading worker needs (benchmarks/openmp_wait.py). Read when torch is loaded.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-    sys.stdout, sys.stderr = map(OutlivingStream, (sys.stdout, sys.stderr))
+    prepare(outlives_full_disk=True)
     mend_coco_root()
     try:
         stock = _load(stock_tool(f'{tool}.py'))
@@ -159,7 +160,9 @@ def _read_config(args: Namespace) -> Mapping:
             'configs/ of the sapiens_plugin repository.'
         )
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    # The stock tool merges them once more.
+    cfg.merge_from_dict(expand_texts(args.cfg_options or {}))
+    expand_texts(cfg._cfg_dict)
     warn_if_gpu_unused()
     return cfg
 

@@ -7,6 +7,7 @@ that an old Python can be told which one to get.
 
 import contextlib
 import csv
+import errno
 import hashlib
 import importlib.util
 import json
@@ -47,11 +48,49 @@ class BootstrapError(RuntimeError):
     """The environment cannot be made; the message says why and the way out."""
 
 
+class _OutlivingStream:
+    """A stream whose reader may go, as that of ``sapiens_plugin.workbench.command``.
+
+    Args:
+        stream (TextIO): ``sys.stdout`` or ``sys.stderr``.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        self._outlive(self._stream.write, text)
+
+    def flush(self):
+        self._outlive(self._stream.flush)
+
+    def _outlive(self, action, *arguments):
+        try:
+            action(*arguments)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EINVAL):  # the latter on Windows
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def outlive_readers() -> None:
+    """Go on when nobody reads any more what this program prints, as behind ``head``."""
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is not None:  # closed by who started this
+            setattr(sys, name, _OutlivingStream(getattr(sys, name)))
+
+
 def ready_python() -> Path:
     """Return ``ensure_environment()``; where it fails, say why and exit.
 
     The code is 2, and 130 after Ctrl-C.
     """
+    outlive_readers()
     try:
         return ensure_environment()
     except BootstrapError as error:

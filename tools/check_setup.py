@@ -16,6 +16,7 @@ from bootstrap import (
     ROOT,
     BootstrapError,
     become,
+    outlive_readers,
     require_python,
     venv_python,
 )
@@ -32,6 +33,7 @@ def _enter_environment() -> None:
     python = venv_python(folder)
     if python.exists() and not Path(sys.prefix).samefile(folder):
         become([str(python), *sys.argv])
+    outlive_readers()
     detail = _NOT_INSTALLED
     try:
         require_python(sys.version_info[:3])
@@ -52,6 +54,7 @@ _enter_environment()
 import argparse  # noqa: E402  (only there in the environment, as what follows)
 
 import sapiens_plugin  # noqa: E402
+from sapiens_plugin.core.utils.home import expand_texts  # noqa: E402
 from sapiens_plugin.errors import InputError  # noqa: E402
 from sapiens_plugin.workbench.command import run as run_command  # noqa: E402
 from sapiens_plugin.workbench.config_files import (  # noqa: E402
@@ -218,7 +221,7 @@ def _read(config: Path, options: list[str]) -> dict:
         raise InputError(
             f'{config} cannot be read as a config: {type(error).__name__}: {error}'
         ) from error
-    return cfg.to_dict()
+    return expand_texts(cfg.to_dict())
 
 
 def show(report: Report) -> None:

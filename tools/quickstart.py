@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from bootstrap import ROOT, ready_python, run
+from bootstrap import ROOT, outlive_readers, ready_python, run
 
 CONFIG = Path('configs', 'sapiens_tiny_demo.py')
 DATA = Path('data', 'demo')
@@ -25,6 +25,7 @@ INTERRUPTED = 130  # the exit code of a command that Ctrl-C has ended
 
 def main() -> None:
     """Run the command line."""
+    outlive_readers()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -3,6 +3,6 @@
 # It calls tools/*.py from the current directory, so paths are made absolute first.
 source "$(dirname "${BASH_SOURCE[0]}")/_stock.sh"
 arguments=("${@:1:2}")
-for argument in "${@:3:2}"; do arguments+=("$(realpath -m "$argument")"); done
+for argument in "${@:3:2}"; do arguments+=("$(realpath -m "${argument/#\~\//$HOME/}")"); done
 cd "$tools/.."
 exec bash -c "$(cat "$stock")" "$tools/slurm_train.sh" "${arguments[@]}" "${@:5}"

@@ -21,6 +21,7 @@ def apply() -> None:
     checkpoints.release_resumed_checkpoints()
     checkpoints.save_checkpoints_whole()
     configs.format_configs_once()
+    configs.expand_home_in_configs()
     cpu.run_amp_on_cpu()
     cpu.run_distributed_on_cpu()
     from . import annotations, records  # they import what could not be imported before

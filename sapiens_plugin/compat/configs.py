@@ -1,7 +1,9 @@
-"""Configs: their texts, formatted once."""
+"""Configs: their texts, formatted once, and ``~`` in their paths."""
 
-from functools import cache
+from functools import cache, wraps
 from typing import Any
+
+from sapiens_plugin.core.utils.home import expand_texts
 
 
 @cache
@@ -29,3 +31,28 @@ def format_configs_once() -> None:
         return texts[text]
 
     config.FormatCode = format_once
+
+
+@cache
+def expand_home_in_configs() -> None:
+    """Take ``~`` in the paths of a config for the home directory.
+
+    Symptom:
+        ``work_dir='~/runs'`` makes a folder that is named ``~``.
+
+    Cause:
+        MMEngine and MMPose open and join paths as they are written.
+
+    Cure:
+        ``Runner.from_cfg`` puts the home directory in its place.
+    """
+    from mmengine.runner import Runner
+
+    from_cfg = Runner.from_cfg.__func__
+
+    @wraps(from_cfg)
+    def from_expanded(cls: type, cfg: Any) -> Any:
+        expand_texts(getattr(cfg, '_cfg_dict', cfg))
+        return from_cfg(cls, cfg)
+
+    Runner.from_cfg = classmethod(from_expanded)

@@ -18,6 +18,7 @@ from mmengine.registry import init_default_scope
 import sapiens_plugin.registry  # noqa: F401  (makes the names known)
 from sapiens_plugin.core.coco.annotations import keypoint_images
 from sapiens_plugin.core.streaming import memory
+from sapiens_plugin.core.utils.home import expand_texts
 from sapiens_plugin.core.vit.architectures import get_architecture
 from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.errors import InputError
@@ -56,6 +57,7 @@ def load_config(path: str | Path, options: Mapping | None = None) -> Config:
             f'{path} cannot be read as a config: {type(error).__name__}: {error}'
         ) from error
     cfg.merge_from_dict(dict(options or {}))
+    expand_texts(cfg._cfg_dict)
     return cfg
 
 

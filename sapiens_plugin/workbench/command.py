@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from sapiens_plugin.core.utils.home import expand_word
 from sapiens_plugin.errors import InputError
 
 
@@ -31,6 +32,7 @@ def run(tool: str, main: Callable[[], int | None]) -> NoReturn:
         tool: The command as the user knows it, such as ``'tools/download_coco.py'``.
         main: What to do; it returns the exit code, or nothing for 0.
     """
+    prepare()
     try:
         code = main()
     except InputError as error:
@@ -45,6 +47,19 @@ def run(tool: str, main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code or 0)
 
 
+def prepare(*, outlives_full_disk: bool = False) -> None:
+    """Expand ``~`` in this program's arguments, and outlive who reads what it prints.
+
+    Args:
+        outlives_full_disk: As of :class:`OutlivingStream`.
+    """
+    sys.argv[1:] = map(expand_word, sys.argv[1:])
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is not None:  # closed by who started this
+            setattr(sys, name, OutlivingStream(stream, outlives_full_disk))
+
+
 class OutlivingStream:
     """A stream whose reader may go: a terminal that is closed, ``tee`` on Ctrl-C.
 
@@ -52,10 +67,13 @@ class OutlivingStream:
 
     Args:
         stream: ``sys.stdout`` or ``sys.stderr``.
+        outlives_full_disk: Whether a full disk, too, is no reason to stop. What it
+            does not take is lost.
     """
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TextIO, outlives_full_disk: bool = False):
         self._stream = stream
+        self._outlives_full_disk = outlives_full_disk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -76,9 +94,10 @@ class OutlivingStream:
             self._let_go(error)
 
     def _let_go(self, error: OSError) -> None:
-        if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL):
-            return  # of a file on a full disk, say: it may go on
-        write_nowhere(self._stream.fileno())
+        if error.errno in (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL):
+            write_nowhere(self._stream.fileno())
+        elif not self._outlives_full_disk:
+            raise error
 
 
 def write_nowhere(*descriptors: int) -> None:

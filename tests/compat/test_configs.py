@@ -20,3 +20,15 @@ def test_a_config_is_formatted_once(monkeypatch):
     cfg.a = 2
     assert 'a=2' in cfg.pretty_text
     assert len(formatted) == 2
+
+
+def test_home_is_expanded_before_anything_is_built(
+    demo_config, make_runner, tmp_path, monkeypatch
+):
+    for name in ('HOME', 'USERPROFILE'):  # the latter on Windows
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    demo_config.work_dir = '~/run'
+    runner = make_runner(demo_config)
+    assert runner.work_dir == str(tmp_path / 'run')
+    assert not (tmp_path / '~').exists()

@@ -23,6 +23,14 @@ def config(repo, name: str, **options) -> Config:
     return load_config(repo / 'configs' / f'{name}.py', options)
 
 
+def test_home_is_expanded(tmp_path, monkeypatch):
+    for name in ('HOME', 'USERPROFILE'):  # the latter on Windows
+        monkeypatch.setenv(name, str(tmp_path))
+    (tmp_path / 'config.py').write_text("roots = ['~/data']\n", encoding='utf-8')
+    cfg = load_config(tmp_path / 'config.py', {'work_dir': '~/run'})
+    assert cfg.roots == [f'{tmp_path}/data'] and cfg.work_dir == f'{tmp_path}/run'
+
+
 def test_the_4_gb_job(repo):
     job = read_job(config(repo, 'sapiens1b_gtx1650'), persons=SOME)
     assert job.name == 'sapiens1b_gtx1650'

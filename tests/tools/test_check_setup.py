@@ -94,6 +94,15 @@ def test_what_is_missing_is_listed_with_its_command(config, tmp_path):
     assert last.endswith('-m sapiens_plugin.workbench.demo.make_demo data')
 
 
+def test_home_is_looked_at(config, tool, monkeypatch, tmp_path):
+    for name in ('HOME', 'USERPROFILE'):  # the latter on Windows
+        monkeypatch.setenv(name, str(tmp_path))
+    text = config.read_text('utf-8').replace(str(tmp_path / 'data'), '~/data')
+    config.write_text(text, encoding='utf-8')
+    code, said, _ = tool('~/job.py', '--cfg-options', 'work_dir=~/run')
+    assert code == 0 and '~' not in said
+
+
 def test_options_change_the_job(config, tool):
     code, said, _ = tool(config, '--cfg-options', 'model.backbone.arch=sapiens_1b')
     assert code == 1

@@ -12,7 +12,6 @@
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ import numpy as np
 from sapiens_plugin.core.coco.keypoints import person_category
 from sapiens_plugin.core.utils.whole_file import whole_file, write_whole
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.command import run
 from sapiens_plugin.workbench.demo.drawn_people.scene import PersonLabel, draw_picture
 
 _DRAWING = 2  # raise when the drawings change, so that old data is made anew
@@ -233,8 +233,8 @@ def _write_json(path: Path, content: dict) -> None:
     write_whole(path, json.dumps(content, separators=(',', ':')))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Make the demo data as the command line asks; return the exit status."""
+def main(argv: list[str] | None = None) -> None:
+    """Make the demo data as the command line asks."""
     parser = argparse.ArgumentParser(
         prog='python -m sapiens_plugin.workbench.demo.make_demo',
         description='Draw a small COCO keypoint data set of people.',
@@ -245,23 +245,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, default=0, metavar='S')
     args = parser.parse_args(argv)
     start = time.perf_counter()
-    try:
-        paths = make_demo(
-            args.root,
-            num_train=args.num_train,
-            num_val=args.num_val,
-            seed=args.seed,
-        )
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    paths = make_demo(
+        args.root, num_train=args.num_train, num_val=args.num_val, seed=args.seed
+    )
     print(
         f'{paths.root}: {args.num_train} training and {args.num_val} validation '
         f'pictures of drawn people, and {paths.weights.name} '
         f'({time.perf_counter() - start:.1f} s)'
     )
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run('make_demo', main)

@@ -5,14 +5,13 @@
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.command import run
 
 from .run_log import RunLog, read_run_log
 
@@ -102,12 +101,8 @@ def main() -> None:
         description='Draw loss and AP of a training into its work directory.',
     )
     parser.add_argument('work_dir', type=Path, help='the work_dir of a training')
-    try:
-        print(draw_training_curve(parser.parse_args().work_dir))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    print(draw_training_curve(parser.parse_args().work_dir))
 
 
 if __name__ == '__main__':
-    main()
+    run('training_curve', main)

@@ -178,7 +178,6 @@ def run(
         *flags,
         '--cfg-options',
         f'train_dataloader.num_workers={workers}',
-        f'train_dataloader.persistent_workers={workers > 0}',
     ]
     log = out / f'{name}.log'
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}

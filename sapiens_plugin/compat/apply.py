@@ -29,5 +29,6 @@ def apply() -> None:
     annotations.check_annotation_files()
     workers.repair_workers(apply)
     workers.await_dead_workers()
+    workers.load_without_workers()
     records.outlive_full_disks()
     records.leave_non_finite_out_of_means()

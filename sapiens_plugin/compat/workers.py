@@ -19,6 +19,13 @@ _CAUSES = dict(
     SIGBUS='shared memory, /dev/shm, is full',
     SIGSEGV='a library has crashed',
 )
+# Options of a DataLoader that it takes only with workers.
+_OF_WORKERS = {
+    'persistent_workers',
+    'prefetch_factor',
+    'multiprocessing_context',
+    'timeout',
+}
 _DEATH_SHOWS_S = 5.0  # a system short of memory takes its time to bury a process
 _awaited = None  # the iterator of the loader whose batch the run is waiting for
 
@@ -89,6 +96,33 @@ def await_dead_workers() -> None:
     signal_handling._error_if_any_worker_fails = raise_if_dead
     iterator = dataloader._MultiProcessingDataLoaderIter
     iterator._get_data = awaiting(iterator._get_data)
+
+
+@cache
+def load_without_workers() -> None:
+    """Leave out a data loader's options of workers where it has none.
+
+    Symptom:
+        ``num_workers=0`` ends with: persistent_workers option needs num_workers > 0.
+
+    Cause:
+        PyTorch refuses options that say something of workers when there are none, and
+        in a config each option comes from another place.
+
+    Cure:
+        ``Runner.build_dataloader`` does not hand them on.
+    """
+    from mmengine.runner import Runner
+
+    build_dataloader = Runner.build_dataloader
+
+    @wraps(build_dataloader)
+    def build(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+            dataloader = {k: v for k, v in dataloader.items() if k not in _OF_WORKERS}
+        return build_dataloader(dataloader, *args, **kwargs)
+
+    Runner.build_dataloader = staticmethod(build)
 
 
 class DeadWorkers(RuntimeError):

@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import psutil
 import pytest
 import torch
+from mmengine.runner import Runner
 from repairs import without_compiled_ops
 from torch.utils.data import DataLoader
 
@@ -372,3 +373,22 @@ def test_spawned_workers_are_repaired(monkeypatch, capfd):
     assert "No module named 'mmcv._ext'" in capfd.readouterr().err
 
     assert load() == [CutOut]
+
+
+@pytest.mark.parametrize('count', [{}, {'num_workers': 0}, {'num_workers': 1}])
+def test_options_of_workers_are_for_workers(count):
+    options = dict(
+        persistent_workers=True,
+        prefetch_factor=3,
+        timeout=30,
+        multiprocessing_context='spawn',
+    )
+    config = dict(dataset=Numbers(), sampler=dict(type='DefaultSampler'), batch_size=4)
+    config |= options | count
+    given = dict(config)
+    loader = Runner.build_dataloader(config)
+    assert config == given
+    if count.get('num_workers'):
+        assert loader.persistent_workers and loader.prefetch_factor == 3
+    else:
+        assert sorted(int(n) for batch in loader for n in batch) == list(range(16))

@@ -220,9 +220,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             raise InputError(
                 f'{error} It is the second time in this run. When memory runs out, '
                 'lower num_workers or prefetch_factor of the data loaders, or close '
-                'other programs; num_workers=0 loads in the training process itself, '
-                'persistent_workers=False with it. In a container, give shared memory '
-                'more room (--shm-size). Then go on with --resume.'
+                'other programs; num_workers=0 loads in the training process itself. '
+                'In a container, give shared memory more room (--shm-size). Then go on '
+                'with --resume.'
             ) from error
         self._has_restarted_workers = True
         self.runner.logger.warning(

@@ -331,9 +331,7 @@ def check_shared_memory(free: int, job: SetupJob | None, commands: Commands) -> 
     if loader.shared_bytes <= free:
         return Check('shared memory', 'ok', detail)
     option = f'{loader.split}_dataloader.num_workers=0'
-    mend = job.train_command(
-        commands, option, f'{loader.split}_dataloader.persistent_workers=False'
-    )
+    mend = job.train_command(commands, option)
     return Check(
         'shared memory', 'fail', detail, f'docker run --shm-size=1g …, or: {mend}'
     )

@@ -18,6 +18,8 @@ _GIB = 2**30
 MOMENT_DTYPES = ('float32', 'bfloat16', 'int8')
 # Left to the rest of the system and to the loader's workers.
 _RESERVE = 0.5 * _GIB
+# Where a checkpoint's meta keeps what the model has decided.
+_DECISIONS = 'streaming'
 
 
 @HOOKS.register_module()
@@ -27,12 +29,13 @@ class StreamingHook(Hook):
     - What would read weights behind the model's back, or compile it, is refused by
       name, and so is a job that this computer's memory cannot hold.
     - The optimizer gets the moment type of the model's ``mode``.
+    - What a run has decided (precision, layout) is kept in its checkpoints.
     - Updates that wait for their block's next visit are made before anything else at
       an epoch's end sees the weights.
     """
 
-    # Before hooks that look at the model, such as checkpoints.
-    priority = 'VERY_HIGH'
+    # Before hooks that look at the model, such as checkpoints, or freeze it.
+    priority = 'HIGHEST'
 
     def before_run(self, runner: Runner) -> None:
         """Check the job, before any weights are loaded.
@@ -63,9 +66,32 @@ class StreamingHook(Hook):
                     'which runs its own layers in its own order. Leave it out.'
                 )
         runner.optim_wrapper.optimizer.moment_dtype = model.moment_dtype
-        # All of phase 2 trains now: what fits today fits after the warm-up, too.
-        boundaries = model.check_budget(runner.train_dataloader.batch_size)
-        self._check_host_memory(model, boundaries)
+        if not runner._resume:  # or the checkpoint says what has been decided
+            self._check_memory(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Decide as the run that is resumed, and check the memory for it.
+
+        Raises:
+            InputError: The GPU's or the host's memory is too small.
+        """
+        if runner._resume and isinstance(runner.optim_wrapper, StreamedOptimWrapper):
+            if decisions := checkpoint['meta'].get(_DECISIONS):
+                unwrap(runner.model).go_on_with(decisions)
+            self._check_memory(runner)
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the memory of a job that found nothing to resume.
+
+        Raises:
+            InputError: The GPU's or the host's memory is too small.
+        """
+        if runner._resume and not runner._has_loaded:
+            self._check_memory(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note what has been decided."""
+        checkpoint['meta'][_DECISIONS] = unwrap(runner.model).decisions
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Make the updates that are still to come."""
@@ -74,6 +100,12 @@ class StreamingHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Make the updates that are still to come."""
         runner.optim_wrapper.optimizer.flush()
+
+    def _check_memory(self, runner: Runner) -> None:
+        model = unwrap(runner.model)
+        # All of phase 2 trains now: what fits today fits after the warm-up, too.
+        boundaries = model.check_budget(runner.train_dataloader.batch_size)
+        self._check_host_memory(model, boundaries)
 
     def _check_host_memory(
         self, model: StreamedTopdownPoseEstimator, boundary_bytes: int

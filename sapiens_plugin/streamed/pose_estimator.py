@@ -1,8 +1,9 @@
 """A top-down pose estimator that trains with few of its weights on the GPU."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -22,6 +23,11 @@ from sapiens_plugin.core.streaming.stage import Stage, owners_of
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE
 from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.engine.optim.step_guard import MicroBatch, image_ids
+from sapiens_plugin.engine.utils.same_bits import (
+    device_name,
+    warn_of_changes,
+    warn_of_other_bits,
+)
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.models.backbone import SapiensBackbone
 from sapiens_plugin.registry import MODELS
@@ -129,8 +135,14 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         self.moment_dtype = settings['moment_dtype']
         self.on_oom = on_oom
         self.device = torch.device('cpu')
-        self._requested_precision = precision
+        # What decides bits, with the device. Boundaries that are not rounded may lie
+        # anywhere.
+        self._settings = dict(settings, micro_batch=micro_batch, precision=precision)
+        if self._rounds_boundaries:
+            self._settings['vram_budget'] = vram_budget
+        self._spacings: dict[int, int] = {}  # by the first stage that trains
         self._precision: Precision | None = None
+        self._former_precision: str | None = None
         self._planned = ''  # what memory the last layout takes, for messages
         self._chain: StreamedChain | None = None
         self._close_chain()
@@ -223,9 +235,31 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
     def precision(self) -> Precision:
         """What matrix products are computed in; measured at the first use."""
         if self._precision is None:
-            self._precision = choose_precision(self.device, self._requested_precision)
+            self._precision = self._choose_precision()
             print_log(f'Precision: {self._precision.reason}', logger='current')
         return self._precision
+
+    @property
+    def decisions(self) -> dict:
+        """What was decided in this run that bits depend on, for its checkpoints."""
+        return dict(
+            settings=self._settings,
+            device=device_name(self.device),
+            micro_batch=self.micro_batch,
+            precision=str(self.precision.dtype).removeprefix('torch.'),
+            spacings=dict(self._spacings),
+        )
+
+    def go_on_with(self, decisions: Mapping) -> None:
+        """Take over :attr:`decisions` of the run that is resumed.
+
+        With other settings or on another device, all is decided anew.
+        """
+        changed = warn_of_changes(decisions['settings'], self._settings)
+        if not changed and decisions['device'] == device_name(self.device):
+            self.micro_batch = decisions['micro_batch']
+            self._former_precision = decisions['precision']
+            self._spacings = dict(decisions['spacings'])
 
     def check_budget(self, batch: int) -> int:
         """Lay out a training step in the present phase, and forget it.
@@ -242,7 +276,8 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         if self._computes_in_place:
             return 0
         job = self.memory_job(batch, [PATCH_SIZE * n for n in self.backbone.grid])
-        layout = memory.plan_layout(job, budget_mib=self._budget)
+        former = self._spacings.get(job.first_trainable)
+        layout = memory.plan_layout(job, budget_mib=self._budget, spacing=former)
         return memory.host_boundary_bytes(job, layout)
 
     def _load_state_dict_pre_hook(self, *args, **kwargs) -> None:
@@ -310,7 +345,20 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             logger='current',
             level=logging.WARNING,
         )
+        self._spacings.clear()
         self._close_chain()
+
+    def _choose_precision(self) -> Precision:
+        requested, former = self._settings['precision'], self._former_precision
+        if requested == 'auto' and former is not None:
+            try:
+                return replace(
+                    choose_precision(self.device, former),
+                    reason=f'{former}, as before this run was interrupted.',
+                )
+            except InputError as error:
+                warn_of_other_bits(f'This run computed in {former} so far. {error}')
+        return choose_precision(self.device, requested)
 
     @contextmanager
     def _running(self, inputs: Tensor) -> Iterator[None]:
@@ -366,7 +414,18 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             return Placement(**dtypes)
         budget = self._budget
         job = self.memory_job(len(inputs), inputs.shape[2:], training=training)
-        layout = memory.plan_layout(job, budget_mib=budget, training=training)
+        former = self._spacings.get(job.first_trainable) if training else None
+        layout = memory.plan_layout(
+            job, budget_mib=budget, training=training, spacing=former
+        )
+        if former not in (None, layout.spacing):
+            warn_of_other_bits(
+                f'Activations were kept every {former} blocks so far, which takes more '
+                f'than the {budget} MiB of GPU memory that can be had now; they are '
+                f'kept every {layout.spacing}.'
+            )
+        if training and self._rounds_boundaries:
+            self._spacings[job.first_trainable] = layout.spacing
         predict = memory.training_memory if training else memory.inference_memory
         self._planned = f'{predict(job, layout)}, of {budget} MiB'
         place = 'in host memory' if layout.boundaries_on_host else 'on the device'
@@ -382,6 +441,10 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             logger='current',
         )
         return Placement(**vars(layout), **dtypes)
+
+    @property
+    def _rounds_boundaries(self) -> bool:
+        return self.boundary_dtype != torch.float32
 
     @property
     def _computes_in_place(self) -> bool:

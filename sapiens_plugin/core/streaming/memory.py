@@ -382,7 +382,13 @@ def _narrowed(float32_bytes: int, dtype: torch.dtype) -> int:
     return float32_bytes * dtype.itemsize // 4
 
 
-def plan_layout(job: Job, *, budget_mib: int | None, training: bool = True) -> Layout:
+def plan_layout(
+    job: Job,
+    *,
+    budget_mib: int | None,
+    training: bool = True,
+    spacing: int | None = None,
+) -> Layout:
     """Choose how to use the device's memory.
 
     Boundaries stay on the device if they can. Then, segments are as long as fits: the
@@ -393,6 +399,7 @@ def plan_layout(job: Job, *, budget_mib: int | None, training: bool = True) -> L
         budget_mib: What PyTorch may allocate, in MiB. None: no limit, so that all
             blocks stay and nothing is computed twice.
         training: Whether there is a backward.
+        spacing: Preferred to all others, wherever boundaries must be for it.
 
     Raises:
         InputError: Nothing fits; the message names the smallest budget that works.
@@ -404,7 +411,9 @@ def plan_layout(job: Job, *, budget_mib: int | None, training: bool = True) -> L
     def fits(layout: Layout) -> bool:
         return predict(job, layout).total <= budget_mib * MIB
 
-    candidates = list(_layouts(job, training))
+    candidates = sorted(
+        _layouts(job, training), key=lambda layout: layout.spacing != spacing
+    )
     for layout in candidates:
         if fits(layout):
             wider = (

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import torch
+from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper
@@ -18,8 +19,12 @@ from sapiens_plugin.compat.workers import DeadWorkers, forget_workers
 from sapiens_plugin.core.streaming.randomness import mix
 from sapiens_plugin.datasets.samplers.resumable_sampler import ResumableSampler
 from sapiens_plugin.datasets.seeded_dataset import SeededDataset
+from sapiens_plugin.engine.utils.same_bits import surroundings, warn_of_changes
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import LOOPS
+
+# Where runner.message_hub keeps them: checkpoints hold it.
+_SURROUNDINGS = 'surroundings'
 
 
 @LOOPS.register_module()
@@ -36,6 +41,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     - An epoch is a whole number of optimizer steps. Batches at its end that would fill
       none are left out; each epoch leaves out others.
     - A validation that was not finished is made up for.
+    - Where the device, PyTorch or the like is another than before, bits differ, and the
+      log says so.
     - When a data-loading worker dies, all of them are started again, once a run, and
       the next batch is the next.
 
@@ -131,6 +138,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         if self.runner.val_loop is not None:
             for metric in self.runner.val_loop.evaluator.metrics:
                 metric.compute_metrics = without_result(metric.compute_metrics)
+        self._note_surroundings()
         self.runner.call_hook('before_train')
         if self._epoch >= self._max_epochs and not self.validation_due:
             self.runner.logger.warning(
@@ -145,6 +153,13 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             if self.validation_due:
                 self._validate()
         self.runner.call_hook('after_train')
+
+    def _note_surroundings(self) -> None:
+        hub, now = self.runner.message_hub, surroundings(torch.device(get_device()))
+        # With --amp, another one.
+        now['optim_wrapper.type'] = type(self.runner.optim_wrapper).__name__
+        warn_of_changes(hub.get_info(_SURROUNDINGS, {}), now)
+        hub.update_info(_SURROUNDINGS, now)
 
     def run_epoch(self) -> None:
         """Train what there is left of an epoch."""

@@ -414,6 +414,26 @@ def test_boundaries_go_to_the_host_only_where_they_must():
     assert plan_layout(wide, budget_mib=enough - 1).boundaries_on_host
 
 
+def test_a_spacing_is_kept_wherever_it_fits():
+    for spacing in (1, 2, 4, 8, 10):
+        roomy = plan_layout(TOY, budget_mib=10_000, spacing=spacing)
+        assert roomy == Layout(spacing=spacing, slots=10)
+        least = training_memory(
+            TOY, Layout(spacing=spacing, slots=min(2 * spacing, 10))
+        ).total
+        enough = -(-least // MIB)
+        assert plan_layout(TOY, budget_mib=enough, spacing=spacing).spacing == spacing
+    wide = replace(TOY, token_bytes=20 * MIB)
+    on_host = Layout(spacing=1, slots=2, boundaries_on_host=True)
+    enough = -(-training_memory(wide, on_host).total // MIB)
+    assert plan_layout(wide, budget_mib=enough, spacing=1) == on_host
+    # Where it does not, another is found.
+    smallest = smallest_budget(TOY)
+    anew = plan_layout(TOY, budget_mib=smallest)
+    assert anew.spacing < 8
+    assert plan_layout(TOY, budget_mib=smallest, spacing=8) == anew
+
+
 def test_inference_plans_as_many_slots_as_fit():
     smallest = smallest_budget(TOY, training=False)
     least = inference_memory(TOY, Layout(spacing=1, slots=2)).total

@@ -240,6 +240,31 @@ def test_batches_of_another_size_begin_the_epoch_anew(job, make_runner):
     assert 'Epoch 2 is trained from its beginning' in log
 
 
+def test_other_surroundings_are_told(job, make_runner, monkeypatch):
+    told = 'From here on, numbers can differ in their last bits'
+    train(make_runner, job, CtrlC(iteration=4))
+    job.resume = True
+    runner, _ = train(make_runner, job, CtrlC(iteration=10))
+    assert told not in _log(runner)  # all is as it was
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads + 3)
+    monkeypatch.setattr(torch, '__version__', '1.0')
+    job.optim_wrapper.type = 'AmpOptimWrapper'
+    runner, _ = train(make_runner, job, CtrlC(iteration=16))
+    log = _log(runner)
+    assert log.count(told) == 1
+    for change in (
+        'PyTorch is 1.0 and was',
+        f'(OMP_NUM_THREADS) is {threads + 3} and was {threads}',
+        'optim_wrapper.type is AmpOptimWrapper and was OptimWrapper',
+    ):
+        assert change in log
+    assert 'the device is' not in log
+    # From now on it is these that are as they were.
+    runner, _ = train(make_runner, job)
+    assert told not in _log(runner)
+
+
 def test_a_validation_that_is_due_can_be_left_out(job, make_runner):
     train(make_runner, job, CtrlC(val_batch=(1, 0)))
     job.resume = True

@@ -1,15 +1,25 @@
 """Annotation files from anywhere: checked as they are read."""
 
 import json
+import logging
+import os
+import re
+import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, partial, wraps
+from itertools import zip_longest
 from pathlib import Path
 
-from mmpose.datasets.datasets.base import BaseCocoStyleDataset, base_coco_style_dataset
-from mmpose.evaluation.metrics import CocoMetric, coco_metric
+import numpy as np
+from mmengine.fileio import get_local_path
+from mmengine.logging import print_log
+from mmpose.datasets.datasets import CocoWholeBodyDataset
+from mmpose.datasets.datasets.base import BaseCocoStyleDataset
+from mmpose.evaluation.metrics import CocoMetric, CocoWholeBodyMetric, coco_metric
 from xtcocotools.coco import COCO
 
 from sapiens_plugin.core.coco.annotations import HUGE, as_it_is
+from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.dataset_check.stoppers import (
     check_entries,
@@ -38,20 +48,28 @@ def check_annotation_files() -> None:
         into an epoch, at the one person with 16 keypoints; or at the first validation,
         as an area is missing. On Windows, a name in UTF-8 stops the job. Labels lie
         beside pictures that have an EXIF orientation and were labelled unturned.
+        Detections of another category than 1 give AP 0 or none.
 
     Cause:
         The stack takes files for what they should be. The sizes that annotations give
-        reach the pipeline with a detector's boxes, and with true boxes not.
+        reach the pipeline with a detector's boxes, and with true boxes not. Of
+        detections, category 1 is read and the truth's own not asked for.
 
     Cure:
         A file is checked while its data set is built, and the metric's file when the
-        metric learns of its data set, before training. Sizes come with all persons.
+        metric learns of its data set, before training. Sizes come with all persons,
+        whichever class reads them, and detections with the truth's category.
     """
-    base_coco_style_dataset.COCO = CheckedCoco
+    for name, module in list(sys.modules.items()):
+        if name.startswith('mmpose.datasets.') and vars(module).get('COCO') is COCO:
+            module.COCO = CheckedCoco
     coco_metric.COCO = Utf8Coco
     dataset = BaseCocoStyleDataset
-    dataset.parse_data_info = checked_parse(dataset.parse_data_info)
+    for reader in (dataset, CocoWholeBodyDataset):
+        reader.parse_data_info = checked_parse(reader.parse_data_info)
+    dataset._load_detection_results = load_detections
     dataset.load_data_list = checked_load(dataset.load_data_list)
+    coco_metric.load = lambda _: ['annotations']  # asked for when they are needed
     meta = CocoMetric.dataset_meta
     CocoMetric.dataset_meta = meta.setter(checked_meta(meta.fset))
 
@@ -87,23 +105,18 @@ class CheckedCoco(COCO):
 
 
 def checked_parse(parse_data_info: Callable) -> Callable:
-    """Check a person, and leave the size that the labels are in with it.
-
-    The detector's boxes come with their images' sizes; true boxes do not. By it
-    :class:`~sapiens_plugin.datasets.transforms.load_image.LoadImage` knows whether the
-    labels were drawn on the turned picture.
-    """
+    """Check an annotation before it is read as a person."""
 
     @wraps(parse_data_info)
     def parse(self: BaseCocoStyleDataset, raw_data_info: dict) -> dict | None:
-        person, image = raw_data_info['raw_ann_info'], raw_data_info['raw_img_info']
-        if 'bbox' in person and 'keypoints' in person:
-            # The property without the underscore copies all of it, every time.
-            check_person(person, self._metainfo['num_keypoints'], self.ann_file)
-        info = parse_data_info(self, raw_data_info)
-        if info is not None:
-            info['img_shape'] = (image['height'], image['width'])
-        return info
+        person = raw_data_info['raw_ann_info']
+        # The property without the underscore copies all of it, every time.
+        fields = {'keypoints': self._metainfo['num_keypoints']}
+        if isinstance(self, CocoWholeBodyDataset):
+            fields = WHOLEBODY_FIELDS
+        if fields is WHOLEBODY_FIELDS or ('bbox' in person and 'keypoints' in person):
+            check_person(person, fields, self.ann_file)
+        return parse_data_info(self, raw_data_info)
 
     return parse
 
@@ -111,14 +124,20 @@ def checked_parse(parse_data_info: Callable) -> Callable:
 def checked_load(load_data_list: Callable) -> Callable:
     """Read annotations and detections, or say which file is not right.
 
+    What classes with a reader of their own make of annotations is checked as well. With
+    each person comes the size that the labels are in, by which
+    :func:`~sapiens_plugin.compat.images.read_images_as_labelled` knows whether they
+    were drawn on the turned picture.
+
     Raises (the function returned):
         InputError: A file is not what it should be, or there is nobody in it.
     """
 
     @wraps(load_data_list)
     def load(self: BaseCocoStyleDataset) -> list[dict]:
-        if self.bbox_file:
-            _check_detections(self.bbox_file)
+        sizes: dict[int, tuple[int, int]] = {}
+        # A class's own reader, if it has one, is called in this one.
+        self._load_annotations = partial(_read, self, self._load_annotations, sizes)
         try:
             persons = load_data_list(self)
         except InputError:
@@ -130,11 +149,172 @@ def checked_load(load_data_list: Callable) -> Callable:
                 f'`python3 tools/check_dataset.py {self.ann_file} IMAGES` lists what '
                 'is wrong with an annotation file.'
             ) from error
+        finally:
+            del self._load_annotations
         if not persons:
             raise InputError(_nobody(self))
+        for person in persons:
+            if person['img_id'] in sizes:
+                person['img_shape'] = sizes[person['img_id']]
         return persons
 
     return load
+
+
+def _read(
+    dataset: BaseCocoStyleDataset, read: Callable, sizes: dict
+) -> tuple[list[dict], list[dict]]:
+    """Read annotations; note the (height, width) of each image by its id."""
+    persons, images = read()
+    if coco := getattr(dataset, 'coco', None):  # MPII's file is of another form
+        if 'annotations' not in coco.dataset:
+            raise InputError(
+                f'{dataset.ann_file} has no list "annotations", so there is nobody to '
+                "train on, and no true box to test on. A test takes a detector's "
+                'boxes: test_dataloader.dataset.bbox_file.'
+            )
+        _compare_names(dataset, coco.dataset['categories'])
+    if not _reads_plainly(dataset):
+        for person in persons:
+            _check_read(person, dataset)
+    sizes.update(
+        (image['img_id'], (image['height'], image['width']))
+        for image in images
+        if 'height' in image and 'width' in image
+    )
+    return persons, images
+
+
+def _reads_plainly(dataset: BaseCocoStyleDataset) -> bool:
+    """Whether annotations are checked before a class reads them."""
+    kind = type(dataset)
+    return kind._load_annotations is BaseCocoStyleDataset._load_annotations and hasattr(
+        kind.parse_data_info, '__wrapped__'
+    )
+
+
+def _check_read(person: dict, dataset: BaseCocoStyleDataset) -> None:
+    """Check what a class's own reader made of an annotation."""
+    flags = person['keypoints_visible'][..., None]
+    points = np.concatenate([person['keypoints'], flags], axis=-1)
+    left, top, right, bottom = np.asarray(person['bbox'], float).ravel().tolist()
+    same = dict(
+        id=person['id'],
+        image_id=person['img_id'],
+        bbox=[left, top, right - left, bottom - top],
+        keypoints=points.ravel().tolist(),
+    )
+    fields = {'keypoints': dataset._metainfo['num_keypoints']}
+    check_person(same, fields, dataset.ann_file)
+
+
+def _compare_names(dataset: BaseCocoStyleDataset, categories: list[dict]) -> None:
+    """Warn of keypoints that the file calls otherwise than the data set."""
+    named = [one['keypoints'] for one in categories if one.get('keypoints')]
+    names = list(map(str, named[0])) if named else []
+    known = list(dataset._metainfo['keypoint_id2name'].values())
+    if isinstance(dataset, CocoWholeBodyDataset):  # the file names those of the body
+        known = known[: len(names)]
+    if not names or (len(names) != len(known) and not _reads_plainly(dataset)):
+        return
+    for index, (own, other) in enumerate(zip_longest(names, known), start=1):
+        if _plain(own) != _plain(other):
+            print_log(
+                f'{dataset.ann_file} calls keypoint {index} {own!r}, and the metainfo '
+                f'of its data set {other!r} ({len(names)} and {len(known)} names). '
+                'Keypoints are taken by their order: if the meaning differs too, '
+                'flips swap the wrong ones and AP weighs them wrongly. Give the data '
+                "set a metainfo in the file's order.",
+                logger='current',
+                level=logging.WARNING,
+            )
+            return
+
+
+def _plain(name: str | None) -> str | None:
+    """Write a name as all tools do: "Left Eye" is left_eye."""
+    return name and re.sub(r'[\W_]+', '', name).lower()
+
+
+def load_detections(self: BaseCocoStyleDataset) -> list[dict]:
+    """Load detections as MMPose does, of the category that the truth has.
+
+    Raises:
+        InputError: The file is not right, or not for these annotations.
+    """
+    boxes = _read_detections(self.bbox_file)
+    with get_local_path(self.ann_file) as path:
+        self.coco = CheckedCoco(path)
+    truth = {'annotations': [], 'categories': [], **self.coco.dataset}
+    self._metainfo['CLASSES'] = truth['categories']
+    _compare_names(self, truth['categories'])
+    tested = _tested_categories(boxes, truth, self)
+    boxes = [box for box in boxes if box['category_id'] in tested]
+    images = self.coco.imgs
+    if unknown := [b['image_id'] for b in boxes if b['image_id'] not in images]:
+        raise InputError(
+            f'{len(unknown):,} of {len(boxes):,} boxes in {self.bbox_file} are on '
+            f'images that {self.ann_file} does not have, the first on "image_id" '
+            f'{unknown[0]}. Name the two files of the same images, or leave these '
+            'boxes out.'
+        )
+    count, persons = self._metainfo['num_keypoints'], []
+    for index, box in enumerate(boxes):
+        image = images[box['image_id']]
+        corners = np.array([box['bbox'][:4]], np.float32)
+        corners[:, 2:] += corners[:, :2]
+        persons.append(
+            {
+                'img_id': box['image_id'],
+                'img_path': os.path.join(  # noqa: PTH118  (as MMPose writes it)
+                    self.data_prefix['img'], image['file_name']
+                ),
+                'img_shape': (image['height'], image['width']),
+                'bbox': corners,
+                'bbox_score': np.array([box['score']], np.float32),
+                'category_id': tested[box['category_id']],
+                # No labels: MMPose's transforms ask for some.
+                'keypoints': np.zeros((1, count, 2), np.float32),
+                'keypoints_visible': np.ones((1, count), np.float32),
+                'id': index,
+            }
+        )
+    return persons
+
+
+def _tested_categories(
+    boxes: list[dict], truth: dict, dataset: BaseCocoStyleDataset
+) -> dict[int, int]:
+    """Tell which categories of the detections are tested, and as which of the truth."""
+    found = {box['category_id'] for box in boxes}
+    labelled = {a['category_id'] for a in truth['annotations'] if 'keypoints' in a}
+    named = {c['id'] for c in truth['categories'] if c.get('keypoints')}
+    true = labelled or named or {1}  # COCO's test images have neither
+    tested = {one: one for one in found & true}
+    if not tested and len(found) == len(true) == 1:
+        tested = dict(zip(found, true, strict=True))
+    told = (
+        f'The boxes in {dataset.bbox_file} are of category_id {_listed(found)}, and '
+        f'the persons in {dataset.ann_file} of category_id {_listed(true)}.'
+    )
+    if found and not tested:
+        raise InputError(
+            f'{told} Which are to be tested cannot be told: write the category_id of '
+            'the annotation file into the detections, or leave the others out.'
+        )
+    if tested not in ({}, {1: 1}):
+        used = ', '.join(f'{one} as {other}' for one, other in sorted(tested.items()))
+        print_log(
+            f'{told} Tested are those of {used}; others are left out.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return tested
+
+
+def _listed(ids: set) -> str:
+    shown = sorted(ids, key=str)
+    return ', '.join(map(str, shown[:5])) + (', ...' if shown[5:] else '')
 
 
 def checked_meta(set_dataset_meta: Callable) -> Callable:
@@ -143,12 +323,31 @@ def checked_meta(set_dataset_meta: Callable) -> Callable:
     @wraps(set_dataset_meta)
     def set_meta(self: CocoMetric, dataset_meta: dict) -> None:
         set_dataset_meta(self, dataset_meta)
-        if self.coco is not None and self.iou_type == 'keypoints':
-            check_evaluated(
-                self.coco.dataset,
-                None if self.gt_converter else dataset_meta['num_keypoints'],
-                self.coco.anno_file[0],
-                area=self.use_area,
+        # CrowdPose's and PoseTrack's files are evaluated by other rules.
+        evaluation = type(self)._do_python_keypoint_eval
+        wholebody = evaluation is CocoWholeBodyMetric._do_python_keypoint_eval
+        known = wholebody or evaluation is CocoMetric._do_python_keypoint_eval
+        if self.coco is None or self.format_only or not known:
+            return
+        path, content = self.coco.anno_file[0], self.coco.dataset
+        if not content.get('annotations'):
+            raise InputError(
+                f'{path} has no "annotations" to compare predictions with. To write '
+                "them to a file and no more: test_evaluator=dict(type='CocoMetric', "
+                "format_only=True, outfile_prefix='FILE')."
+            )
+        if self.iou_type == 'keypoints':
+            fields = {'keypoints': dataset_meta['num_keypoints']}
+            if wholebody:
+                fields = WHOLEBODY_FIELDS
+            elif self.gt_converter:
+                fields = None
+            check_evaluated(content, fields, path, area=self.use_area)
+        if wholebody and all(a['category_id'] != 1 for a in content['annotations']):
+            raise InputError(
+                f'{path} has no annotation with "category_id" 1, which is what '
+                'CocoWholeBodyMetric calls every prediction: AP would stay at 0. Write '
+                '1 into the annotations and their category.'
             )
 
     return set_meta
@@ -157,7 +356,7 @@ def checked_meta(set_dataset_meta: Callable) -> Callable:
 def _nobody(dataset: BaseCocoStyleDataset) -> str:
     if dataset.bbox_file:
         return (
-            f'{dataset.bbox_file} has no boxes of persons (category_id 1) to test on. '
+            f'{dataset.bbox_file} has no boxes of persons to test on. '
             'Is it the right file?'
         )
     return (
@@ -182,7 +381,7 @@ def _load_json(path: str) -> object:
         raise InputError(f'{path} cannot be read: {error.strerror or error}.') from None
 
 
-def _check_detections(path: str) -> None:
+def _read_detections(path: str) -> list[dict]:
     # MMEngine would unpickle by the ending, and so run what is in the file.
     if not path.endswith('.json'):
         raise InputError(
@@ -201,6 +400,7 @@ def _check_detections(path: str) -> None:
                 f'({told}): each needs "image_id", "category_id", "bbox" of 4 numbers '
                 '[x, y, width, height] and a "score".'
             )
+    return content
 
 
 def _wrong_field(entry: dict) -> str | None:

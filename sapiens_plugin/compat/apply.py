@@ -24,9 +24,11 @@ def apply() -> None:
     configs.expand_home_in_configs()
     cpu.run_amp_on_cpu()
     cpu.run_distributed_on_cpu()
-    from . import annotations, records  # they import what could not be imported before
+    # These import what could not be imported before.
+    from . import annotations, images, records
 
     annotations.check_annotation_files()
+    images.read_images_as_labelled()
     workers.repair_workers(apply)
     workers.await_dead_workers()
     workers.load_without_workers()

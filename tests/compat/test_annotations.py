@@ -265,7 +265,7 @@ def test_detections_are_read(content, build):
         (dict(bbox=[1, 2, 3, None]), r'Entry \[1\] .*"bbox"\[3\] is null'),
         (dict(score=NAN), r'Entry \[1\] .*"score" is NaN'),
         (dict(score=10**400), r'Entry \[1\] .*"score" is 10+\.\.\.'),
-        (dict(image_id=-7), r'KeyError: -7'),
+        (dict(image_id=-7), r'1 of 2 boxes .* images that .* first on "image_id" -7'),
     ],
 )
 def test_bad_detections_are_told(content, build, changes, message):
@@ -276,9 +276,8 @@ def test_bad_detections_are_told(content, build, changes, message):
 
 
 def test_detections_without_persons_are_told(content, build):
-    for boxes in ([], [detection(content, category_id=3)]):
-        with pytest.raises(InputError, match='no boxes of persons'):
-            build(content, test_mode=True, detections=boxes)
+    with pytest.raises(InputError, match='no boxes of persons'):
+        build(content, test_mode=True, detections=[])
     for boxes in ({}, [7]):
         with pytest.raises(InputError, match=r'boxes\.json'):
             build(content, test_mode=True, detections=boxes)

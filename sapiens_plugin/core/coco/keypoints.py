@@ -42,6 +42,15 @@ SKELETON = (
     ('right_ear', 'right_shoulder'),
 )
 
+WHOLEBODY_FIELDS = {
+    'keypoints': 17,
+    'foot_kpts': 6,
+    'face_kpts': 68,
+    'lefthand_kpts': 21,
+    'righthand_kpts': 21,
+}
+"""How COCO-WholeBody's annotations hold 133 keypoints: fields, and how many in each."""
+
 
 def person_category() -> dict:
     """The one entry of ``categories`` in a COCO keypoint file."""

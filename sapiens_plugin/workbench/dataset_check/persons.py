@@ -1,10 +1,11 @@
 """The rules for one annotation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import ne
 
 from sapiens_plugin.core.coco.annotations import HUGE, counts_as_labelled, has_area
+from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
 
 from . import kinds
 from .kinds import Kind
@@ -71,7 +72,11 @@ def judge(annotation: dict, size: tuple[float, float], count: int) -> Verdict:
         count: How many keypoints it should have.
     """
     verdict = Verdict()
-    verdict.kinds += dict.fromkeys(kind for kind, _ in form_problems(annotation, count))
+    fields = {'keypoints': count}
+    if count == WHOLEBODY_FIELDS['keypoints'] and 'foot_kpts' in annotation:
+        fields = WHOLEBODY_FIELDS
+    problems = form_problems(annotation, fields)
+    verdict.kinds += dict.fromkeys(kind for kind, _, _ in problems)
     if verdict.kinds:
         return verdict
     box, flat = annotation['bbox'], annotation['keypoints']
@@ -97,32 +102,37 @@ def judge(annotation: dict, size: tuple[float, float], count: int) -> Verdict:
     return verdict
 
 
-def form_problems(annotation: dict, count: int) -> Iterator[tuple[Kind, str]]:
-    """Yield what stops MMPose, or keeps the entry from being a person; and the field.
+def form_problems(
+    annotation: dict, fields: Mapping[str, int]
+) -> Iterator[tuple[Kind, str, int]]:
+    """Yield what stops MMPose, or keeps the entry from being a person.
 
     Args:
         annotation: The entry.
-        count: How many keypoints it should have.
+        fields: The fields with keypoints, and how many each should have.
+
+    Yields:
+        What it is, in which field, and how many numbers that should have.
     """
-    if 'keypoints' not in annotation:
-        yield kinds.KEYPOINTS_MISSING, 'keypoints'
-    elif not _is_numbers(annotation['keypoints']) or not _triples(annotation):
-        yield kinds.KEYPOINTS_FORM, 'keypoints'
-    elif not _is_finite(annotation['keypoints']):
-        yield kinds.NOT_FINITE, 'keypoints'
-    elif len(annotation['keypoints']) != 3 * count:
-        yield kinds.KEYPOINTS_NUMBER, 'keypoints'
+    for name, count in fields.items():
+        if name not in annotation:
+            yield kinds.KEYPOINTS_MISSING, name, 3 * count
+        elif not _is_numbers(annotation[name]) or not _triples(annotation[name]):
+            yield kinds.KEYPOINTS_FORM, name, 3 * count
+        elif not _is_finite(annotation[name]):
+            yield kinds.NOT_FINITE, name, 3 * count
+        elif len(annotation[name]) != 3 * count:
+            yield kinds.KEYPOINTS_NUMBER, name, 3 * count
     if 'bbox' not in annotation:
-        yield kinds.BOX_MISSING, 'bbox'
+        yield kinds.BOX_MISSING, 'bbox', 4
     elif not _is_numbers(annotation['bbox']) or len(annotation['bbox']) != 4:
-        yield kinds.BOX_FORM, 'bbox'
+        yield kinds.BOX_FORM, 'bbox', 4
     elif not _is_finite(annotation['bbox']):
-        yield kinds.NOT_FINITE, 'bbox'
+        yield kinds.NOT_FINITE, 'bbox', 4
 
 
-def _triples(annotation: dict) -> bool:
-    length = len(annotation['keypoints'])
-    return length > 0 and length % 3 == 0
+def _triples(numbers: list[float]) -> bool:
+    return len(numbers) > 0 and len(numbers) % 3 == 0
 
 
 def _flags(person: Person, counted: object) -> Iterator[Kind]:

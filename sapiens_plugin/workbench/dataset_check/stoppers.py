@@ -5,7 +5,7 @@ an entry stops before its first step and not days later. What a job merely does 
 learn from is left to the whole check.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sapiens_plugin.core.coco.annotations import as_it_is
 from sapiens_plugin.errors import InputError
@@ -21,6 +21,8 @@ _LISTS = ('images', 'categories', 'annotations')
 def check_entries(content: object, path: str) -> None:
     """Check what any reader of a COCO file relies on: lists, identifiers, sizes.
 
+    A file without annotations, as of COCO's test images, needs no more than "images".
+
     Args:
         content: The file, parsed.
         path: Its name, for errors.
@@ -28,8 +30,11 @@ def check_entries(content: object, path: str) -> None:
     Raises:
         InputError: A list is not there, or an entry stops the job.
     """
+    lists = content if isinstance(content, dict) else {}
+    if 'annotations' not in lists:
+        lists = {'annotations': [], 'categories': [], **lists}
     for name in _LISTS:
-        entries = content.get(name) if isinstance(content, dict) else None
+        entries = lists.get(name)
         if not isinstance(entries, list):
             raise InputError(
                 f'{path} has no list "{name}", so it is not an annotation file in COCO '
@@ -42,32 +47,33 @@ def check_entries(content: object, path: str) -> None:
                     'take it out.'
                 )
     _raise_first(_image_problems(content['images']), path)
-    _raise_first(_category_problems(content['categories']), path)
-    _raise_first(_annotation_problems(content['annotations']), path)
+    _raise_first(_category_problems(lists['categories']), path)
+    _raise_first(_annotation_problems(lists['annotations']), path)
 
 
-def check_person(annotation: dict, keypoints: int, path: str) -> None:
+def check_person(annotation: dict, fields: Mapping[str, int], path: str) -> None:
     """Check the numbers of an annotation that training reads.
 
     Args:
-        annotation: The entry; it has an identifier, a box and keypoints.
-        keypoints: How many the job learns.
+        annotation: The entry; it has an identifier.
+        fields: The fields with keypoints, and how many the job learns of each.
         path: The file, for errors.
 
     Raises:
         InputError: The entry stops the job, or spoils the weights.
     """
-    _raise_first(_person_problems(annotation, keypoints), path)
+    _raise_first(_person_problems(annotation, fields), path)
 
 
 def check_evaluated(
-    content: dict, keypoints: int | None, path: str, *, area: bool
+    content: dict, fields: Mapping[str, int] | None, path: str, *, area: bool
 ) -> None:
     """Check the annotations that predictions are compared with.
 
     Args:
         content: A file that :func:`check_entries` has passed.
-        keypoints: How many each has; None for any number.
+        fields: The fields with keypoints, and how many each has; None for
+            "keypoints" of any number.
         path: The file, for errors.
         area: Whether areas are asked for.
 
@@ -75,7 +81,7 @@ def check_evaluated(
         InputError: An entry stops the evaluation, or none counts in it.
     """
     annotations = content['annotations']
-    _raise_first(_evaluation_problems(annotations, keypoints, area=area), path)
+    _raise_first(_evaluation_problems(annotations, fields, area=area), path)
     known = {category['id'] for category in content['categories']}
     _raise_first(_uncounted_problems(annotations, known), path)
     flags = (one.get('keypoints', ())[2::3] for one in annotations)
@@ -131,8 +137,10 @@ def _annotation_problems(annotations: list[dict]) -> Iterator[tuple[Kind, str]]:
             known.add(number)
 
 
-def _person_problems(annotation: dict, keypoints: int) -> Iterator[tuple[Kind, str]]:
-    yield from _form_problems(annotation, keypoints)
+def _person_problems(
+    annotation: dict, fields: Mapping[str, int]
+) -> Iterator[tuple[Kind, str]]:
+    yield from _form_problems(annotation, fields)
     flags = annotation['keypoints'][2::3]
     least = min(flags)
     if least < 0:
@@ -143,12 +151,12 @@ def _person_problems(annotation: dict, keypoints: int) -> Iterator[tuple[Kind, s
 
 
 def _evaluation_problems(
-    annotations: list[dict], keypoints: int | None, *, area: bool
+    annotations: list[dict], fields: Mapping[str, int] | None, *, area: bool
 ) -> Iterator[tuple[Kind, str]]:
     for annotation in annotations:
         flat = annotation.get('keypoints')
         own = len(flat) // 3 if isinstance(flat, list) else 0
-        yield from _form_problems(annotation, keypoints or own)
+        yield from _form_problems(annotation, fields or {'keypoints': own})
         for kind in area_problems(annotation) if area else ():
             yield kind, _place(annotation, as_it_is(annotation, 'area'))
         if not isinstance(annotation.get('iscrowd', 0), int):
@@ -164,11 +172,13 @@ def _uncounted_problems(
         yield kinds.CATEGORY_UNKNOWN, _place(annotations[0], told)
 
 
-def _form_problems(annotation: dict, keypoints: int) -> Iterator[tuple[Kind, str]]:
-    for kind, field in form_problems(annotation, keypoints):
+def _form_problems(
+    annotation: dict, fields: Mapping[str, int]
+) -> Iterator[tuple[Kind, str]]:
+    for kind, field, length in form_problems(annotation, fields):
         told = as_it_is(annotation, field)
         if kind is kinds.KEYPOINTS_NUMBER:
-            told += f', not the {3 * keypoints} of {keypoints} keypoints'
+            told += f', not the {length} of {length // 3} keypoints'
         yield kind, _place(annotation, told)
 
 

@@ -184,6 +184,7 @@ def _check_flags(cfg: Mapping, args: Namespace) -> None:
 
 
 def _check_training(cfg: Mapping) -> None:
+    from sapiens_plugin.jobs.agreement import check_agreement
     from sapiens_plugin.workbench.planning.job_reader import check_schedule
 
     check_schedule(cfg)
@@ -193,6 +194,7 @@ def _check_training(cfg: Mapping) -> None:
             'takes one of them. Leave by_epoch out; for a loop of MMEngine say '
             'train_cfg=dict(_delete_=True, by_epoch=..., ...).'
         )
+    check_agreement(cfg, 'train', 'val')
     _check_dataset(cfg.train_dataloader.dataset)
     if cfg.get('val_dataloader'):
         _check_dataset(cfg.val_dataloader.dataset)
@@ -207,6 +209,9 @@ def _check_training(cfg: Mapping) -> None:
 
 
 def _check_test(cfg: Mapping) -> None:
+    from sapiens_plugin.jobs.agreement import check_agreement
+
+    check_agreement(cfg, 'test')
     _check_dataset(cfg.test_dataloader.dataset)
     _check_weights(cfg.load_from)
     _check_work_dir(cfg)
@@ -255,12 +260,16 @@ def _tell_plan(cfg: Mapping) -> None:
 
 def _check_nothing_is_lost(cfg: Mapping) -> None:
     """Refuse to begin anew in the place of a run."""
-    from sapiens_plugin.core.checkpoints import run_files
+    from sapiens_plugin.core.checkpoints import run_files, run_identity
     from sapiens_plugin.workbench.planning.job_reader import checkpoint_hook
 
     hook = checkpoint_hook(cfg)
-    folder = run_files.folder_of(Path(cfg.work_dir).absolute(), hook.get('out_dir'))
+    work_dir = Path(cfg.work_dir).absolute()
+    folder = run_files.folder_of(work_dir, hook.get('out_dir'))
     found = run_files.resumable(folder, hook.get('filename_tmpl') or run_files.BY_EPOCH)
+    found |= run_files.best(folder)
+    if run_identity.is_taken(folder, run_identity.run_of(work_dir)):
+        found = set()  # the checkpoints of this run go beside that folder
     if found or run_files.last_of(cfg.work_dir):
         what = min(found) if found else f'last_checkpoint in {cfg.work_dir}'
         raise InputError(

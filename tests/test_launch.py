@@ -116,6 +116,23 @@ def test_two_ways_to_name_the_loop_are_one_too_many(job, tool):
 
 
 @pytest.mark.parametrize(
+    ('name', 'option', 'text'),
+    [
+        ('train', 'model.backbone.img_size=(64,64)', 'is (96, 128), and model.backb'),
+        ('train', 'model.head.out_channels=1', 'out_channels is 1,'),
+        ('train', 'default_hooks.checkpoint.save_best=EPE', 'names like coco/EPE'),
+        ('test', 'model.head.in_channels=7', 'in_channels is 7,'),
+    ],
+)
+def test_parts_that_disagree_start_nothing(name, option, text, job, tool, tmp_path):
+    weights = [tmp_path / 'no.pth'] if name == 'test' else []
+    work_dir = ['--work-dir', tmp_path / 'work']
+    code, said = tool(name, job[0], *weights, *work_dir, '--cfg-options', option)
+    assert code == 2 and text in said
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize(
     'left', ['epoch_3.pth', 'iter_7.pth', 'best_coco_AP_epoch_2.pth', 'last_checkpoint']
 )
 @pytest.mark.parametrize('elsewhere', [False, True])

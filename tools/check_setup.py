@@ -168,8 +168,28 @@ def _look_at_the_rest(
         'Machine': check_hardware(
             job, commands, partial(_least_memory, config, _changes(options))
         ),
-        'Job': check_job_files(job, commands),
+        'Job': [
+            *_check_settings(config, _changes(options), job.steps_per_epoch),
+            *check_job_files(job, commands),
+        ],
     }
+
+
+def _check_settings(config: Path, changes: dict, epoch_length: int) -> list[Check]:
+    """Compare the parts of a config; imports the MM packages, for seconds."""
+    from sapiens_plugin.jobs.agreement import disagreements
+    from sapiens_plugin.jobs.read_config import load_config
+    from sapiens_plugin.jobs.schedule import schedule_notes
+
+    cfg = load_config(config, changes)
+    try:
+        found = list(disagreements(cfg, 'train', 'val', 'test'))
+    except _NO_CONFIG as error:
+        found = [f'{config} cannot be read: {type(error).__name__}: {error}']
+    checks = [Check('settings', 'fail', text.strip()) for text in found]
+    notes = schedule_notes(cfg, epoch_length)
+    checks += [Check('schedules', 'warn', note) for note in notes]
+    return checks or [Check('settings', 'ok', 'sizes, keypoints and metrics agree')]
 
 
 def _least_memory(config: Path, changes: dict, dtype) -> int:

@@ -22,7 +22,6 @@ default_hooks = dict(
         interval=5,
         max_keep_ckpts=1,
         save_best='coco/AP',
-        rule='greater',
         save_last=True,
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),

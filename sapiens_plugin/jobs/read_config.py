@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import sapiens_plugin.registry  # noqa: F401  (makes the names known)
-from sapiens_plugin.core.coco.annotations import keypoint_images
+from sapiens_plugin.core.coco.annotations import count_entries, keypoint_images
 from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.utils.home import expand_texts
 from sapiens_plugin.core.vit.architectures import get_architecture
@@ -35,6 +35,8 @@ from sapiens_plugin.workbench.planning.job_reader import (
     read_precision,
     read_streaming,
 )
+
+from .schedule import schedule_notes
 
 # Boxes of COCO_val2017_detections_AP_H_70_person.json, about.
 COCO_DETECTIONS = 104_000
@@ -109,6 +111,8 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
     patch_grid(*backbone.img_size)
     max_epochs = _positive(cfg.train_cfg.max_epochs, f'{name}: train_cfg.max_epochs')
     check_schedule(cfg)
+    persons = persons or count_persons(cfg)
+    notes = schedule_notes(cfg, persons.train // batch or None)
     return TrainingJob(
         name=name,
         arch=get_architecture(backbone.arch),
@@ -145,7 +149,7 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
             loader.get('num_workers', 0), f'{name}: train_dataloader.num_workers', 0
         ),
         checkpoints=read_checkpoints(cfg),
-        persons=persons or count_persons(cfg),
+        persons=replace(persons, notes=(*persons.notes, *notes)),
     )
 
 
@@ -174,7 +178,16 @@ def count_persons(cfg: Config) -> Persons:
                 f"counted: COCO's {published:,} persons are taken."
             )
             return published
-        number = sum(keypoint_images(path).values())
+        # Other classes read other forms.
+        coco = is_named(cfg[f'{split}_dataloader'].dataset.type, 'CocoDataset')
+        try:
+            number = sum(keypoint_images(path).values())
+        except InputError:
+            if coco:
+                raise
+            number = 0
+        if number == 0 and not coco:
+            number = count_entries(path)
         if number == 0:
             raise InputError(
                 f'{path} has no person with keypoints and a box: there is nothing to '

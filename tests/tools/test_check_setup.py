@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpose.registry import MODELS
 
 REPO = Path(__file__).resolve().parents[2]
 TOOL = REPO / 'tools' / 'check_setup.py'
@@ -107,6 +111,32 @@ def test_options_change_the_job(config, tool):
     code, said, _ = tool(config, '--cfg-options', 'model.backbone.arch=sapiens_1b')
     assert code == 1
     assert 'holds a ViT of 128 dims' in said
+
+
+def test_settings_that_disagree_are_failures(config, tool):
+    options = ('model.head.out_channels=6', 'model.head.decoder.type=MSRAHeatmap')
+    code, said, _ = tool(config, '--cfg-options', *options)
+    assert code == 1 and 'out_channels is 6, and' in said
+    assert said.count('✘ settings') > 2 and '✔ settings' not in said
+
+
+def test_the_head_of_a_checkpoint_is_compared(config, tool, tmp_path):
+    code, said, _ = tool(config)
+    assert '✔ settings' in said
+    cfg = Config.fromfile(config)
+    init_default_scope('mmpose')
+    head = MODELS.build(dict(cfg.model.head, out_channels=6))
+    state = head.state_dict()
+    path = tmp_path / 'other.pth'
+    torch.save({f'head.{name}': value for name, value in state.items()}, path)
+    code, said, _ = tool(config, '--cfg-options', f'load_from={path}')
+    assert code == 1
+    assert '✘ settings' in said and 'is (6,' in said and '(17,' in said
+
+
+def test_schedules_that_do_not_fit_are_warnings(config, tool):
+    code, said, _ = tool(config, '--cfg-options', 'train_cfg.max_epochs=50')
+    assert code == 0 and '! schedules' in said and '✔ settings' not in said
 
 
 WEEK = REPO / 'configs' / 'sapiens1b_gtx1650_week.py'

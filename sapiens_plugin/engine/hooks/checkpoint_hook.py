@@ -37,6 +37,7 @@ from sapiens_plugin.core.checkpoints.saving import (
 from sapiens_plugin.engine.loops.train_loop import ResumableTrainLoop
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.jobs.agreement import best_rule
 from sapiens_plugin.registry import HOOKS
 
 _OTHER_DISK = '--cfg-options default_hooks.checkpoint.out_dir=PATH'
@@ -444,11 +445,29 @@ class CheckpointHook(StockCheckpointHook):
             for outdated in kept[: -self.max_keep_ckpts]:
                 self._remove_saved(runner, self._path_of(outdated))
 
+    def _init_rule(self, rules: list[str | None], key_indicators: list[str]) -> None:
+        if len(rules) == 1:
+            rules = rules * len(key_indicators)
+        derived = [
+            rule if key == 'auto' else best_rule(key, rule)
+            for rule, key in zip(rules, key_indicators, strict=True)
+        ]
+        super()._init_rule(derived, key_indicators)
+
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
             return
-        if 'auto' in self.key_indicators:
-            self._init_rule(self.rules, [next(iter(metrics))])
+        try:
+            if 'auto' in self.key_indicators:
+                self._init_rule(self.rules, [next(iter(metrics))])
+            if missing := [key for key in self.key_indicators if key not in metrics]:
+                raise InputError(
+                    f'default_hooks.checkpoint.save_best={missing[0]!r} is no score of '
+                    f'this validation, which has {", ".join(metrics)}. Take one of '
+                    'those, or None.'
+                )
+        except InputError as error:
+            raise InputError(f'{error} {save_to_stop(runner)}') from error
         unit = 'epoch' if self.by_epoch else 'iter'
         step = runner.epoch if self.by_epoch else runner.iter
         improved = [

@@ -3,6 +3,7 @@
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.runner import Runner
 
+from sapiens_plugin.jobs.schedule import schedule_notes
 from sapiens_plugin.registry import HOOKS
 
 
@@ -15,6 +16,11 @@ class OptimStepParamSchedulerHook(ParamSchedulerHook):
     schedule catches up right after each update: step k of the optimizer sees the
     value that k batches of the full size would have reached.
     """
+
+    def before_train(self, runner: Runner) -> None:
+        """Warn of schedules that do not fit the epochs of the job."""
+        for note in schedule_notes(runner.cfg, len(runner.train_dataloader)):
+            runner.logger.warning(note)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Catch up with the micro-batches of the step just made."""

@@ -4,7 +4,7 @@ Takes a config as mappings, MMEngine's or plain ones, and imports no MM package:
 looks at a config before a job can start is spared the seconds that those take.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sapiens_plugin.core.streaming.modes import DTYPES, MODES
 from sapiens_plugin.core.streaming.precision import CHOICES as PRECISIONS
@@ -21,6 +21,27 @@ def is_named(type_name: str, name: str) -> bool:
 def is_streamed(model: Mapping) -> bool:
     """Tell whether a model's weights are streamed."""
     return is_named(model.get('type', ''), 'StreamedTopdownPoseEstimator')
+
+
+def read_parts(
+    dataset: Mapping, after: Sequence[Mapping] = ()
+) -> Iterator[tuple[Mapping, list[Mapping]]]:
+    """Yield the data sets inside wrappers such as ``CombinedDataset``.
+
+    Args:
+        dataset: Config of a data set, wrapped or not.
+        after: The steps of the wrappers around it.
+
+    Yields:
+        Each with all the steps that its samples go through.
+    """
+    steps = [*(dataset.get('pipeline') or ()), *after]
+    inner = dataset.get('datasets') or dataset.get('dataset')
+    if inner is None:
+        yield dataset, steps
+        return
+    for part in [inner] if isinstance(inner, Mapping) else inner:
+        yield from read_parts(part, steps)
 
 
 def read_head(head: Mapping) -> HeadShape:

@@ -18,6 +18,7 @@ from sapiens_plugin.workbench.planning.job_reader import (
     is_named,
     read_checkpoints,
     read_head,
+    read_parts,
     read_precision,
     read_streaming,
 )
@@ -40,6 +41,7 @@ class DataSource:
         annotations: The COCO file.
         images: The folder of its images.
         detections: The file of person detections, if boxes come from one.
+        counted: Whether its persons are those that ``CocoDataset`` finds.
     """
 
     split: str
@@ -47,6 +49,7 @@ class DataSource:
     annotations: Path
     images: Path
     detections: Path | None
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,15 @@ class SetupJob:
 
         COCO's, where a file is not there yet.
         """
-        files = {s.annotations: s.split for s in self.sources if s.split != 'test'}
-        return sum(
-            path.stat().st_size // _PERSON_BYTES
-            if path.is_file()
-            else COCO_PERSONS[split]
-            for path, split in files.items()
-        )
+        files = {s.annotations: s for s in self.sources if s.split != 'test'}
+        return sum(map(_persons_of, files.values()))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Iterations of an epoch, about."""
+        train = [s for s in self.sources if s.split == 'train']
+        persons = sum(_persons_of(s) for s in train)
+        return max(persons // max(self.batch, 1), 1)
 
     @property
     def disk_bytes(self) -> int:
@@ -230,7 +235,7 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
         sources=[
             source
             for split, loader in loaders.items()
-            for dataset in _datasets(loader.get('dataset') or {})
+            for dataset, _ in read_parts(loader.get('dataset') or {})
             for source in _sources(split, dataset)
         ],
         loaders=[
@@ -246,6 +251,12 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
         max_epochs=_get(cfg, 'train_cfg', 'max_epochs') or 1,
         checkpoints=read_checkpoints(cfg),
     )
+
+
+def _persons_of(source: DataSource) -> int:
+    if source.annotations.is_file():
+        return source.annotations.stat().st_size // _PERSON_BYTES
+    return COCO_PERSONS[source.split]
 
 
 def _get(mapping: Mapping, *keys: str):
@@ -279,16 +290,6 @@ def _held_by_frozen_stages(vit: SapiensViT, stages: int) -> int:
     )
 
 
-def _datasets(dataset: Mapping) -> Iterator[Mapping]:
-    """Yield the data sets inside wrappers such as ``CombinedDataset``."""
-    inner = dataset.get('datasets') or dataset.get('dataset')
-    if inner is None:
-        yield dataset
-        return
-    for part in inner if isinstance(inner, Sequence) else [inner]:
-        yield from _datasets(part)
-
-
 def _sources(split: str, dataset: Mapping) -> Iterator[DataSource]:
     if not dataset.get('ann_file'):
         return
@@ -300,6 +301,7 @@ def _sources(split: str, dataset: Mapping) -> Iterator[DataSource]:
         annotations=root / dataset['ann_file'],
         images=root / (_get(dataset, 'data_prefix', 'img') or ''),
         detections=Path(os.path.normpath(boxes)) if boxes else None,
+        counted=is_named(dataset.get('type', ''), 'CocoDataset') and not boxes,
     )
 
 

@@ -61,7 +61,6 @@ def cfg(demo_config):
         interval=1,
         max_keep_ckpts=2,
         save_best='coco/AP',
-        rule='greater',
         interval_minutes=ALWAYS,
     )
     demo_config.val_evaluator = dict(type='CountingMetric')
@@ -393,6 +392,50 @@ def test_files_of_somebody_else_are_in_nobodys_way(cfg, make_runner):
 
     make_runner(cfg, Do(put, at=2)).train()
     assert last(cfg.work_dir) == 'epoch_3.pth'
+
+
+# --- The best -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def falling(monkeypatch, scores):
+    """Let validations score by an error: lowest first and last."""
+    from mmengine.registry import METRICS
+
+    metric = METRICS.get('CountingMetric')
+    given = iter([0.1, 0.2, 0.2, 0.05])  # the second is repeated when resumed
+    monkeypatch.setattr(metric, 'default_prefix', None)
+    monkeypatch.setattr(metric, 'compute_metrics', lambda *_: dict(EPE=next(given)))
+
+
+@pytest.mark.parametrize('name', ['EPE', 'auto'])
+def test_of_errors_the_lowest_is_the_best(cfg, make_runner, falling, name):
+    cfg.default_hooks.checkpoint.save_best = name
+    cfg.train_cfg.max_epochs, cfg.param_scheduler = 2, None
+    make_runner(cfg).train()
+    assert names(cfg.work_dir, 'best_*') == ['best_EPE_epoch_1.pth']
+    cfg.resume, cfg.train_cfg.max_epochs = True, 3
+    make_runner(cfg).train()
+    assert names(cfg.work_dir, 'best_*') == ['best_EPE_epoch_3.pth']
+
+
+def test_a_rule_that_would_keep_the_worst_is_refused():
+    with pytest.raises(InputError, match='keep the worst checkpoint'):
+        CheckpointHook(save_best='EPE', rule='greater')
+    with pytest.raises(InputError, match="Say rule='greater' or rule='less'"):
+        CheckpointHook(save_best=['coco/AP', 'mine'])
+
+
+def test_a_score_that_there_is_not_is_told_when_all_is_saved(cfg, make_runner):
+    cfg.default_hooks.checkpoint.update(
+        save_best='pck/PCK', interval=5, interval_minutes=600
+    )
+    with pytest.raises(InputError, match=r"'pck/PCK' is no.*has coco/AP.*iter_3\.pth"):
+        make_runner(cfg).train()
+    cfg.default_hooks.checkpoint.save_best = 'coco/AP'
+    cfg.resume = True
+    assert resumed(cfg, make_runner, at=6)[0] == 3  # with the validation that failed
+    assert names(cfg.work_dir, 'best_*')
 
 
 # --- Whose they are -----------------------------------------------------------------

@@ -1,5 +1,7 @@
 """WarmupLR and OptimStepParamSchedulerHook: schedules in optimizer steps."""
 
+from pathlib import Path
+
 import pytest
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
@@ -45,6 +47,23 @@ def test_optimizer_steps_see_the_same_rates_however_they_are_accumulated(
     # Warm-up 1 is cut short by phase 2's at step 3, which starts from 1/100 again.
     assert whole[:3] == pytest.approx([base * (0.01 + 0.33 * k) for k in range(3)])
     assert whole[3] < whole[4] < whole[5] < whole[6] > whole[7] > whole[-1] > 0
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_a_schedule_that_the_job_cuts_off_is_told_at_the_start(
+    demo_config, make_runner, by_epoch
+):
+    end = 60 if by_epoch else 60 * 12  # 24 pictures in batches of 2
+    cosine = dict(type='CosineAnnealingLR', end=end, T_max=end, by_epoch=by_epoch)
+    demo_config.train_dataloader.batch_size = 2
+    demo_config.train_cfg.max_epochs = 1
+    demo_config.param_scheduler = [cosine]
+    runner = make_runner(demo_config)
+    runner.train()
+    (log,) = Path(runner.log_dir).glob('*.log')
+    assert 'The job ends after epoch 1 with the learning rate at 100%' in (
+        log.read_text('utf-8')
+    )
 
 
 def test_phase_2_starts_small_where_accumulation_runs_across_its_beginning(

@@ -1,0 +1,346 @@
+"""Parts of a config that have to agree: sizes, channels, keypoints, metrics."""
+
+import re
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpose.registry import DATASETS, METRICS, MODELS
+
+import sapiens_plugin.registry  # noqa: F401  (makes the names known)
+from sapiens_plugin.core.vit.architectures import PATCH_SIZE, get_architecture
+from sapiens_plugin.core.weight_files.checkpoint import open_weights
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.planning.job_reader import (
+    checkpoint_hook,
+    is_named,
+    read_head,
+    read_parts,
+)
+
+_FALLING = re.compile(r'loss|error|EPE|NME|MPJPE|MRRPE|MSE', re.IGNORECASE)
+_RISING = re.compile(r'AP|AR|PCK|AUC|acc|precision|recall|IoU', re.IGNORECASE)
+_HEATMAP_HEADS = ('SapiensHeatmapHead', 'HeatmapHead')
+# Those that compare with one COCO file.
+_COCO_METRICS = ('CocoMetric', 'CocoWholeBodyMetric', 'PoseTrack18Metric')
+
+
+def check_agreement(cfg: Config, *splits: str) -> None:
+    """Check a job before it starts.
+
+    Args:
+        cfg: Its config.
+        splits: What it reads: ``'train'``, ``'val'``, ``'test'``.
+
+    Raises:
+        InputError: Parts of the config disagree; all of them are named.
+    """
+    if found := list(disagreements(cfg, *splits)):
+        raise InputError(
+            'The parts of this config do not go together. ' + ' '.join(found)
+        )
+
+
+def disagreements(cfg: Config, *splits: str) -> Iterator[str]:
+    """Yield a sentence or more for each pair of settings that disagree.
+
+    Training would end at them with an error of PyTorch's, or go on with wrong numbers.
+
+    Args:
+        cfg: A config.
+        splits: As in :func:`check_agreement`.
+    """
+    init_default_scope('mmpose')
+    yield from _model(cfg.model)
+    for split in splits:
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        if not dataset:
+            continue
+        parts = list(read_parts(dataset))
+        for part, pipeline in parts:
+            place = f'{split}_dataloader ({part.get("ann_file") or part.get("type")})'
+            yield from _pipeline(cfg.model, pipeline, place)
+            yield from _keypoints(cfg, split, part, pipeline, place)
+        if split != 'train':
+            yield from _evaluator(cfg, split, parts)
+    if 'train' in splits:
+        yield from _best(cfg)
+        yield from _head_of_checkpoint(cfg)
+
+
+def best_rule(key: str, rule: str | None) -> str:
+    """Return whether a higher score is ``'greater'`` or ``'less'`` good.
+
+    Args:
+        key: The score, such as ``'coco/AP'`` or ``'EPE'``.
+        rule: What is said of it; None derives it from the name.
+
+    Raises:
+        InputError: The name says otherwise, or nothing.
+    """
+    name = key.rpartition('/')[2]
+    known = (
+        'less' if _FALLING.search(name) else 'greater' if _RISING.search(name) else None
+    )
+    if rule is None and known is None:
+        raise InputError(
+            f'save_best={key!r}: its name does not tell whether more of it is better. '
+            "Say rule='greater' or rule='less' in default_hooks.checkpoint."
+        )
+    if rule is not None and known not in (None, rule):
+        better = 'lower' if known == 'less' else 'higher'
+        raise InputError(
+            f'rule={rule!r} would keep the worst checkpoint as the best one: a '
+            f'{better} {key} is better. Set default_hooks.checkpoint.rule=None.'
+        )
+    return rule or known
+
+
+# --- The model ----------------------------------------------------------------------
+
+
+def _model(model: Mapping) -> Iterator[str]:
+    backbone, head = model.get('backbone') or {}, model.get('head') or {}
+    decoder = _codec(head.get('decoder'))
+    if not is_named(backbone.get('type', ''), 'SapiensBackbone'):
+        return
+    match backbone.get('img_size'):
+        case [int(height), int(width)] | (int(height), int(width)):
+            pass
+        case other:
+            yield f'model.backbone.img_size={other!r} is not (height, width) in px.'
+            return
+    yield from _differ(
+        'model.head.decoder.input_size (width, height)',
+        decoder.get('input_size'),
+        'model.backbone.img_size (height, width)',
+        (width, height),
+    )
+    if model.get('neck'):
+        return
+    yield from _differ(
+        'model.head.in_channels',
+        head.get('in_channels'),
+        f'the width of {reprlib.repr(backbone["arch"])}',
+        get_architecture(backbone['arch']).embed_dims,
+    )
+    if not any(is_named(head.get('type', ''), name) for name in _HEATMAP_HEADS):
+        return
+    grow = 2 ** len(read_head(head).deconv_channels)
+    made = tuple(side // PATCH_SIZE * grow for side in (width, height))
+    yield from _differ(
+        'model.head.decoder.heatmap_size (width, height)',
+        decoder.get('heatmap_size'),
+        'the heatmaps that model.head makes of such images',
+        made,
+    )
+
+
+def _head_of_checkpoint(cfg: Config) -> Iterator[str]:
+    """Compare the head with that of the checkpoint the whole model starts from."""
+    path, head = cfg.get('load_from'), cfg.model.get('head')
+    if not path or not head or not Path(path).is_file():
+        return
+    with torch.device('meta'):
+        state = MODELS.build(head).state_dict()
+    own = {f'head.{name}': tuple(value.shape) for name, value in state.items()}
+    try:
+        found = {
+            name.removeprefix('module.'): tuple(value.shape)
+            for name, value in open_weights(path).items()
+        }
+    except InputError:
+        return  # whoever opens the weights tells
+    for name, shape in own.items():
+        if found.get(name) != shape:
+            told = found.get(name, 'absent')
+            yield (
+                f'{name} is {told} in load_from={path}, and {shape} in the model. To '
+                'take over the backbone alone, name the file in '
+                'model.backbone.init_cfg.checkpoint.'
+            )
+            return
+
+
+def _pipeline(model: Mapping, pipeline: Sequence[Mapping], place: str) -> Iterator[str]:
+    decoder = _codec((model.get('head') or {}).get('decoder'))
+    if not decoder:
+        return
+    for step in pipeline:
+        kind = step['type']
+        if is_named(kind, 'TopdownAffine'):
+            yield from _differ(
+                f'input_size of TopdownAffine in {place}',
+                step.get('input_size'),
+                'model.head.decoder.input_size',
+                decoder.get('input_size'),
+            )
+            is_udp = decoder['type'].startswith('UDP')
+            if 'Heatmap' in decoder['type'] and step.get('use_udp', False) != is_udp:
+                yield (
+                    f'TopdownAffine in {place} has use_udp={not is_udp}, and the codec '
+                    f'is {decoder["type"]}: every keypoint would be off by a part of a '
+                    f'pixel. Set use_udp={is_udp}.'
+                )
+        elif is_named(kind, 'GenerateTarget'):
+            encoder = _codec(step.get('encoder'))
+            for key in sorted(encoder.keys() & decoder.keys()):
+                yield from _differ(
+                    f'{key} of the encoder in {place}',
+                    encoder[key],
+                    f'model.head.decoder.{key}',
+                    decoder[key],
+                )
+
+
+def _codec(codec: Any) -> Mapping:
+    return codec if isinstance(codec, Mapping) else {}
+
+
+# --- Keypoints ----------------------------------------------------------------------
+
+
+def _keypoints(
+    cfg: Config, split: str, part: Mapping, pipeline: Sequence[Mapping], place: str
+) -> Iterator[str]:
+    out = (cfg.model.get('head') or {}).get('out_channels')
+    try:
+        meta = metainfo_of(part)
+    except (AssertionError, KeyError, OSError, TypeError) as error:
+        yield (
+            f'The metainfo of {place} cannot be read: {type(error).__name__}: {error}. '
+            'It needs dataset_name, keypoint_info, skeleton_info, joint_weights and '
+            'sigmas, and each swap of a keypoint names another keypoint.'
+        )
+        return
+    if not meta or not isinstance(out, int):
+        return
+    count = meta['num_keypoints']
+    for name, key in (
+        ('joint_weights', 'dataset_keypoint_weights'),
+        ('sigmas', 'sigmas'),
+    ):
+        yield from _differ(
+            f'the number of {name} in the metainfo of {place}',
+            len(meta[key]),
+            'that of its keypoints',
+            count,
+        )
+    partner = meta['flip_indices']
+    for number, other in enumerate(partner):
+        if partner[other] != number:
+            names = meta['keypoint_id2name']
+            yield (
+                f'In the metainfo of {place}, {names[number]} has swap='
+                f'{names[other]!r}, and {names[other]} does not have swap='
+                f'{names[number]!r}: a flip would mix them up.'
+            )
+    converters = [
+        step for step in pipeline if is_named(step['type'], 'KeypointConverter')
+    ]
+    if converters:
+        count = converters[-1]['num_keypoints']
+    elif split != 'train' and any('pred_converter' in m for m in _metrics(cfg, split)):
+        return
+    yield from _differ(
+        'model.head.out_channels', out, f'the number of keypoints of {place}', count
+    )
+
+
+def metainfo_of(part: Mapping) -> dict:
+    """Read what a data set's config says of its keypoints; empty if nothing."""
+    kind = DATASETS.get(part['type'])
+    load = getattr(kind, '_load_metainfo', None)
+    if load is None or not (part.get('metainfo') or getattr(kind, 'METAINFO', None)):
+        return {}
+    meta = load(part.get('metainfo'))
+    return meta if 'num_keypoints' in meta else {}
+
+
+# --- Metrics ------------------------------------------------------------------------
+
+
+def _metrics(cfg: Config, split: str) -> list[Mapping]:
+    evaluator = cfg.get(f'{split}_evaluator') or []
+    if isinstance(evaluator, Mapping):
+        evaluator = evaluator.get('metrics', evaluator)
+    return [evaluator] if isinstance(evaluator, Mapping) else list(evaluator)
+
+
+def _evaluator(
+    cfg: Config, split: str, parts: Sequence[tuple[Mapping, list]]
+) -> Iterator[str]:
+    evaluator = cfg.get(f'{split}_evaluator')
+    files = list(
+        dict.fromkeys(str(p['ann_file']) for p, _ in parts if p.get('ann_file'))
+    )
+    is_multi = isinstance(evaluator, Mapping) and is_named(
+        evaluator.get('type', ''), 'MultiDatasetEvaluator'
+    )
+    for metric in _metrics(cfg, split):
+        is_coco = any(is_named(metric['type'], name) for name in _COCO_METRICS)
+        # One that has the annotations of all of them in a file of its own can judge.
+        own = metric.get('ann_file')
+        if len(files) > 1 and is_coco and not is_multi and own in (None, *files):
+            yield _several(split, metric['type'], files)
+
+
+def _several(split: str, metric: str, files: Sequence[str]) -> str:
+    names = [f'part_{letter}' for letter in 'abcdefghijklmnopqrstuvwxyz'[: len(files)]]
+    metrics = ', '.join(f"dict(type='{metric}', prefix='{name}')" for name in names)
+    return (
+        f'{metric} of {split}_evaluator compares with one annotation file, and '
+        f'{split}_dataloader reads {len(files)}: {", ".join(files)}. Its numbers would '
+        'be wrong. Judge each by itself, with a name of its own in its metainfo:\n\n'
+        + ''.join(
+            f"    {name} = dict(..., ann_file='{file}', metainfo=dict(\n"
+            f"        from_file='configs/_base_/datasets/coco.py', "
+            f"dataset_name='{name}'))\n"
+            for name, file in zip(names, files, strict=False)
+        )
+        + f"    {split}_evaluator = dict(type='MultiDatasetEvaluator',\n"
+        f'        metrics=[{metrics}],\n        datasets=[{", ".join(names)}])\n\n'
+        f"The best one is then chosen by save_best='{names[0]}/AP', say. "
+    )
+
+
+def _best(cfg: Config) -> Iterator[str]:
+    """Compare ``save_best`` with what the evaluator will tell."""
+    hook = checkpoint_hook(cfg)
+    metrics = _metrics(cfg, 'val')
+    best = hook.get('save_best')
+    keys = [best] if isinstance(best, str) else list(best or ())
+    if not metrics or not keys or 'auto' in keys:
+        return
+    rules = hook.get('rule')
+    rules = list(rules) if isinstance(rules, list | tuple) else [rules] * len(keys)
+    prefixes = [
+        m.get('prefix') or getattr(METRICS.get(m['type']), 'default_prefix', None)
+        for m in metrics
+    ]
+    for key, rule in zip(keys, rules, strict=False):
+        prefix, slash, name = key.rpartition('/')
+        if (prefix if slash else None) not in prefixes:
+            told = ', '.join(f'{p}/{name}' if p else name for p in prefixes)
+            yield (
+                f'default_hooks.checkpoint.save_best={key!r} is no score of '
+                f'val_evaluator, whose scores have names like {told}. Take one of '
+                'those, or None.'
+            )
+        try:
+            best_rule(key, rule)
+        except InputError as error:
+            yield str(error)
+
+
+def _differ(one: str, value: Any, other: str, expected: Any) -> Iterator[str]:
+    if value is None or expected is None:
+        return
+    if isinstance(value, list | tuple):
+        value, expected = tuple(value), tuple(expected)
+    if value != expected:
+        yield f'{one} is {value}, and {other} is {expected}.'

@@ -1,0 +1,138 @@
+"""Whether the schedules of a learning rate fit the epochs of their job."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
+
+from sapiens_plugin.workbench.planning.job_reader import is_named
+
+# Below this share of the peak, an epoch changes next to nothing. A cosine spends 6% of
+# its epochs there.
+_LOW = 0.01
+_LOW_SHARE = 0.1
+# A decay is cut off if the rate would fall below this share of where the job ends.
+_CUT = 0.5
+_TICKS = 20  # that stand for the iterations of an epoch
+_COUNTS = ('begin', 'end', 'T_max', 'step_size')
+
+
+def schedule_notes(cfg: Config, epoch_length: int | None = None) -> list[str]:
+    """Tell what a job's schedules do that is hardly meant.
+
+    Args:
+        cfg: The config of a training job.
+        epoch_length: Iterations of an epoch; None leaves schedules out that count
+            iterations.
+
+    Returns:
+        A sentence or more for each; empty where nothing is odd, or where the rate
+        follows from what only training shows.
+    """
+    max_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    schedulers = cfg.get('param_scheduler') or []
+    if not isinstance(max_epochs, int) or not schedulers:
+        return []
+    if isinstance(schedulers, Mapping):
+        schedulers = [schedulers]
+    notes = list(_phase_notes(cfg, schedulers, max_epochs))
+    decays = [
+        changed
+        for each in schedulers
+        if not is_named(each['type'], 'WarmupLR')  # shorter than an epoch, mostly
+        and (changed := _in_ticks(each, max_epochs, epoch_length))
+    ]
+    try:
+        rates = _rates(decays, max_epochs)
+    except (TypeError, ValueError, KeyError, AssertionError):  # the job itself tells
+        return notes
+    return notes + list(_rate_notes(rates, max_epochs))
+
+
+def _phase_notes(
+    cfg: Config, schedulers: list[Mapping], max_epochs: int
+) -> Iterator[str]:
+    begins = {each.get('begin', 0) for each in schedulers if each.get('by_epoch', True)}
+    for hook in cfg.get('custom_hooks') or ():
+        if not is_named(hook['type'], 'PhaseSwitchHook'):
+            continue
+        warmup = hook.get('warmup_epochs', 10)
+        if warmup >= max_epochs or warmup in begins or not begins - {0}:
+            continue
+        later = ', '.join(map(str, sorted(begins - {0})))
+        yield (
+            f'The backbone begins to train after epoch {warmup} (warmup_epochs of '
+            'sapiens_plugin.PhaseSwitchHook in custom_hooks), and param_scheduler '
+            f'begins its next schedule after epoch {later}. From the one to the other '
+            'the rate belongs to the other phase. Give both the same epoch.'
+        )
+
+
+def _in_ticks(
+    scheduler: Mapping, max_epochs: int, epoch_length: int | None
+) -> dict | None:
+    """Write a schedule as one that counts ticks; None where there is no telling."""
+    changed = dict(scheduler)
+    moves_within = changed.pop('convert_to_iter_based', False)
+    by_epoch, last = changed.get('by_epoch', True), max_epochs
+    if not by_epoch:
+        if epoch_length is None:
+            return None
+        scale, last = _TICKS / epoch_length, max_epochs * epoch_length
+    else:
+        # One that moves between epochs moves once in _TICKS ticks: _rates sees to it.
+        scale = _TICKS if moves_within else 1
+    begin = changed.get('begin', 0)
+    # Without an end, the runner takes that of the job.
+    ends = [last, begin + changed.get('T_max', 0)]
+    ends += [count + 1 for count in changed.get('milestones', ())]
+    changed.setdefault('end', max(ends))
+    for key in _COUNTS:
+        if key in changed:
+            changed[key] = round(changed[key] * scale)
+    if 'milestones' in changed:
+        changed['milestones'] = [round(each * scale) for each in changed['milestones']]
+    changed['by_epoch'] = by_epoch and not moves_within
+    return changed if changed.get('begin', 0) < changed['end'] else None
+
+
+def _rates(schedulers: list[dict], max_epochs: int) -> list[float]:
+    """Compute the rate of each epoch, those included that schedules know beyond."""
+    ends = [each['end'] / (1 if each['by_epoch'] else _TICKS) for each in schedulers]
+    horizon = max(max_epochs, *(math.ceil(e) for e in ends if e < 100 * max_epochs), 0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    init_default_scope('mmpose')
+    built = [
+        PARAM_SCHEDULERS.build(each, default_args=dict(optimizer=optimizer))
+        for each in schedulers
+    ]
+    optimizer.step()  # or a schedule warns of its order
+    rates = []
+    for tick in range(1, horizon * _TICKS + 1):
+        if tick % _TICKS == 1:
+            rates.append(optimizer.param_groups[0]['lr'])
+        for each in built:
+            if not each.by_epoch or tick % _TICKS == 0:
+                each.step()
+    return rates
+
+
+def _rate_notes(rates: list[float], max_epochs: int) -> Iterator[str]:
+    own, beyond = rates[:max_epochs], rates[max_epochs:]
+    peak = max(own)
+    used = max(i for i, rate in enumerate(own, 1) if rate >= _LOW * peak)
+    low = max_epochs - used
+    if low > 1 and low > _LOW_SHARE * max_epochs:
+        yield (
+            f'The last {low} of {max_epochs} epochs train at less than {_LOW:.0%} of '
+            'the highest learning rate: param_scheduler ends long before '
+            'train_cfg.max_epochs. Give both the same epochs (end, T_max, milestones).'
+        )
+    if beyond and min(beyond) < _CUT * own[-1]:
+        yield (
+            f'The job ends after epoch {max_epochs} with the learning rate at '
+            f'{own[-1] / peak:.0%} of its highest: param_scheduler lowers it until '
+            f'epoch {len(rates)}. Give both the same epochs (end, T_max, milestones).'
+        )

@@ -1,0 +1,304 @@
+"""Parts of a config that have to agree."""
+
+import copy
+
+import pytest
+from mmengine.config import Config
+
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.jobs.agreement import best_rule, check_agreement, disagreements
+
+COCO = 'configs/_base_/datasets/coco.py'
+
+
+@pytest.fixture(scope='module')
+def whole(repo_configs):
+    return Config.fromfile(repo_configs / 'sapiens1b_gtx1650.py')
+
+
+@pytest.fixture(scope='module')
+def repo_configs():
+    from pathlib import Path
+
+    return Path(__file__).parents[2] / 'configs'
+
+
+@pytest.fixture
+def cfg(whole):
+    return copy.deepcopy(whole)
+
+
+def changed(cfg, changes):
+    cfg = copy.deepcopy(cfg)
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+def told(cfg, *splits):
+    return ' '.join(disagreements(cfg, *(splits or ('train', 'val', 'test'))))
+
+
+def pipeline_step(cfg, split, kind):
+    steps = cfg[f'{split}_dataloader'].dataset.pipeline
+    return next(step for step in steps if step.type == kind)
+
+
+def test_the_shipped_configs_agree(repo_configs):
+    for path in sorted(repo_configs.glob('*.py')):
+        assert told(Config.fromfile(path)) == '', path.name
+
+
+MODEL = {
+    'img_size alone': ({'model.backbone.img_size': (320, 240)}, '(288, 384)', '240'),
+    'img_size no pair': ({'model.backbone.img_size': 384}, '384 is not', 'height'),
+    'one keypoint': ({'model.head.out_channels': 1}, 'is 1,', 'is 17.'),
+    'keypoints': ({'model.head.out_channels': 133}, 'is 133,', 'is 17.'),
+    'channels': ({'model.head.in_channels': 1024}, 'is 1024,', 'is 1536.'),
+    'arch': ({'model.backbone.arch': 'sapiens_0.3b'}, 'is 1536,', 'is 1024.'),
+    'heatmap': (
+        {
+            'model.head.deconv_out_channels': (768,),
+            'model.head.deconv_kernel_sizes': (4,),
+        },
+        'is (72, 96),',
+        'is (36, 48).',
+    ),
+    'codec of the head': (
+        {'model.head.decoder.input_size': (192, 256)},
+        'is (192, 256),',
+        'is (288, 384).',
+    ),
+    'kind of codec': (
+        {'model.head.decoder.type': 'MSRAHeatmap'},
+        'type of the encoder',
+        'MSRAHeatmap',
+    ),
+    'sigma': ({'model.head.decoder.sigma': 2}, 'is 3,', 'is 2.'),
+}
+
+
+@pytest.mark.parametrize('case', MODEL)
+def test_a_setting_changed_alone_is_told_with_both_values(cfg, case):
+    changes, *texts = MODEL[case]
+    found = told(changed(cfg, changes))
+    assert all(text in found for text in texts), found
+    with pytest.raises(InputError, match='do not go together'):
+        check_agreement(changed(cfg, changes), 'train')
+
+
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+def test_each_pipeline_is_compared(cfg, split):
+    pipeline_step(cfg, split, 'TopdownAffine').input_size = (192, 256)
+    assert 'is (192, 256), and model.head.decoder' in told(cfg, split)
+    others = {'train', 'val', 'test'} - {split}
+    if split == 'train':  # val and test share their steps
+        assert told(cfg, *others) == ''
+
+
+@pytest.mark.parametrize('use_udp', [False, None])
+def test_crop_and_codec_count_pixels_alike(cfg, use_udp):
+    step = pipeline_step(cfg, 'val', 'TopdownAffine')
+    step.pop('use_udp')
+    if use_udp is not None:
+        step.use_udp = use_udp
+    assert 'Set use_udp=True' in told(cfg, 'val')
+    cfg.model.head.decoder.type = 'MSRAHeatmap'
+    assert 'use_udp' not in told(cfg, 'val')
+
+
+def test_the_encoder_is_compared_in_all_that_both_name(cfg):
+    encoder = dict(cfg.model.head.decoder, heatmap_size=(36, 48))
+    pipeline_step(cfg, 'train', 'GenerateTarget').encoder = encoder
+    assert 'heatmap_size of the encoder' in told(cfg, 'train')
+
+
+# --- Keypoints ----------------------------------------------------------------------
+
+
+def metainfo(count, *, weights=None, sigmas=None, swaps=None):
+    names = [f'point_{i}' for i in range(count)]
+    swaps = swaps or {}
+    return dict(
+        dataset_name='own',
+        keypoint_info={
+            i: dict(id=i, name=name, swap=swaps.get(i, ''))
+            for i, name in enumerate(names)
+        },
+        skeleton_info={0: dict(link=(names[0], names[1]), id=0)},
+        joint_weights=[1.0] * (count if weights is None else weights),
+        sigmas=[0.05] * (count if sigmas is None else sigmas),
+    )
+
+
+def own(cfg, **options):
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.metainfo = metainfo(6, **options)
+    cfg.model.head.out_channels = 6
+    return cfg
+
+
+def test_own_keypoints(cfg):
+    assert told(own(cfg, swaps={0: 'point_1', 1: 'point_0'})) == ''
+
+
+@pytest.mark.parametrize(
+    ('options', 'text'),
+    [
+        (dict(sigmas=17), r'number of sigmas in the metainfo of .* is 17, .* is 6'),
+        (dict(weights=5), r'number of joint_weights .* is 5, .* is 6'),
+        (dict(swaps={0: 'point_1'}), r"point_0 has swap='point_1'.*flip would mix"),
+        (dict(swaps={0: 'nobody'}), r"cannot be read: KeyError: 'nobody'"),
+    ],
+)
+def test_own_metainfo_that_is_not_whole(cfg, options, text):
+    with pytest.raises(InputError, match=text):
+        check_agreement(own(cfg, **options), 'train')
+
+
+def test_a_file_of_metainfo_that_is_missing(cfg):
+    cfg.train_dataloader.dataset.metainfo = dict(from_file='no/such.py')
+    assert 'FileNotFoundError' in told(cfg, 'train')
+
+
+def converter(count):
+    mapping = [(i, i) for i in range(count)]
+    return dict(type='KeypointConverter', num_keypoints=count, mapping=mapping)
+
+
+def test_a_converter_makes_the_keypoints_of_the_model(cfg):
+    cfg.model.head.out_channels = 13
+    assert 'is 13' in told(cfg, 'train')
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.pipeline.insert(1, converter(13))
+    assert told(cfg, 'train', 'val') == ''
+    cfg.model.head.out_channels = 12
+    assert 'is 12' in told(cfg, 'val')
+
+
+def test_a_metric_may_convert_what_is_predicted(cfg):
+    cfg.model.head.out_channels = 133
+    assert 'is 133' in told(cfg, 'test')
+    cfg.test_evaluator.pred_converter = dict(num_keypoints=17, mapping=[(0, 0)])
+    assert told(cfg, 'test') == ''
+
+
+def test_data_sets_inside_others_are_compared(cfg):
+    dataset = cfg.train_dataloader.dataset
+    steps = dataset.pop('pipeline')
+    inner = [dict(dataset, pipeline=[]), dict(dataset, pipeline=[converter(13)])]
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(
+            type='CombinedDataset',
+            metainfo=dict(from_file=COCO),
+            datasets=inner,
+            pipeline=steps,
+        ),
+    )
+    assert told(cfg, 'train').count('is 13') == 1
+    cfg.train_dataloader.dataset.dataset.pipeline[5].input_size = (1, 1)
+    assert 'is (1, 1)' in told(cfg, 'train')
+
+
+# --- Metrics ------------------------------------------------------------------------
+
+
+def several(cfg, split='val', *, files=('a.json', 'b.json'), kind='CombinedDataset'):
+    dataset = cfg[f'{split}_dataloader'].dataset
+    steps = dataset.pop('pipeline')
+    cfg[f'{split}_dataloader'].dataset = dict(
+        type=kind,
+        datasets=[dict(dataset, ann_file=file) for file in files],
+        pipeline=steps,
+    )
+    return cfg
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+@pytest.mark.parametrize('kind', ['CombinedDataset', 'ConcatDataset'])
+def test_one_metric_for_several_files_is_told(cfg, split, kind):
+    found = told(several(cfg, split, kind=kind), split)
+    assert 'reads 2: a.json, b.json' in found and 'MultiDatasetEvaluator' in found
+    cfg[f'{split}_evaluator'].ann_file = 'a.json'
+    assert 'MultiDatasetEvaluator' in told(cfg, split)
+    cfg[f'{split}_evaluator'] = [dict(type='EPE'), dict(type='CocoMetric')]
+    assert 'MultiDatasetEvaluator' in told(cfg, split)
+
+
+def test_one_metric_that_has_all_of_them_is_not(cfg):
+    several(cfg).val_evaluator.ann_file = 'both.json'
+    assert told(cfg, 'val') == ''
+    cfg.val_evaluator = dict(type='EPE')
+    assert told(cfg, 'val') == ''
+
+
+def test_one_file_twice_is_one(cfg):
+    assert told(several(cfg, files=('a.json', 'a.json')), 'val') == ''
+
+
+def test_the_snippet_is_python_that_agrees(cfg):
+    found = told(several(cfg), 'val')
+    snippet = found[found.index('    part_a') : found.index('\n\nThe best')]
+    snippet = '\n'.join(line[4:] for line in snippet.splitlines())
+    given = dict(cfg.val_dataloader.dataset.datasets[0])
+    for name in ('ann_file', 'metainfo'):
+        given.pop(name, None)
+    names = {'given': given}
+    exec(snippet.replace('...', '**given'), names)
+    cfg.val_evaluator = names['val_evaluator']
+    cfg.val_dataloader.dataset.datasets = [names['part_a'], names['part_b']]
+    cfg.default_hooks.checkpoint.save_best = 'part_a/AP'
+    assert told(cfg, 'train', 'val') == ''
+    cfg.default_hooks.checkpoint.save_best = 'coco/AP'
+    assert "'coco/AP' is no score" in told(cfg, 'train', 'val')
+
+
+@pytest.mark.parametrize(
+    ('evaluator', 'best', 'text'),
+    [
+        (dict(type='CocoMetric', prefix='mine'), 'coco/AP', 'names like mine/AP'),
+        (dict(type='EPE'), 'coco/AP', 'names like AP'),
+        (dict(type='CocoWholeBodyMetric'), 'coco/AP', 'coco-wholebody/AP'),
+        ([dict(type='EPE'), dict(type='NME', prefix='x', norm_mode='')], 'y/NME', 'x/'),
+        (dict(type='EPE'), ['EPE', 'coco/AP'], "'coco/AP' is no"),
+    ],
+)
+def test_the_best_by_a_score_that_there_is_not(cfg, evaluator, best, text):
+    cfg.val_evaluator = evaluator
+    cfg.default_hooks.checkpoint.save_best = best
+    found = told(cfg, 'train')
+    assert 'is no score of val_evaluator' in found and text in found
+
+
+def test_the_worst_is_not_kept_as_the_best(cfg):
+    cfg.val_evaluator = dict(type='EPE')
+    cfg.default_hooks.checkpoint.save_best = 'EPE'
+    assert told(cfg, 'train') == ''  # by the name
+    cfg.default_hooks.checkpoint.rule = 'greater'
+    assert 'would keep the worst' in told(cfg, 'train')
+
+
+def test_no_best_and_any_best(cfg):
+    cfg.val_evaluator = dict(type='EPE')
+    for best in (None, 'auto'):
+        cfg.default_hooks.checkpoint.save_best = best
+        assert told(cfg, 'train') == ''
+
+
+FALLING = ['EPE', 'NME', 'MPJPE', 'P-MPJPE', 'loss', 'val/loss_kpt', 'mine/EPE']
+RISING = ['coco/AP', 'coco/AP .5', 'coco/AR', 'PCK', 'PCKh', 'AUC', 'acc_pose']
+
+
+@pytest.mark.parametrize('key', FALLING + RISING)
+def test_the_rule_follows_from_the_name(key):
+    right, wrong = ('less', 'greater') if key in FALLING else ('greater', 'less')
+    assert best_rule(key, None) == best_rule(key, right) == right
+    with pytest.raises(InputError, match='keep the worst'):
+        best_rule(key, wrong)
+
+
+def test_a_name_that_tells_nothing_needs_a_rule():
+    with pytest.raises(InputError, match=r"Say rule='greater' or rule='less'"):
+        best_rule('mine/score', None)
+    assert best_rule('mine/score', 'less') == 'less'

@@ -124,7 +124,14 @@ def _count(source: DataSource) -> tuple[Mapping[str, int] | None, str]:
         return None, f'{_PERSONS[part]:,}'
     if length > _COUNTED:
         return None, f'not counted: {size(length)}'
-    named = keypoint_images(source.annotations)
+    try:
+        named = keypoint_images(source.annotations)
+    except InputError:
+        if source.counted:
+            raise
+        named = {}
+    if not named and not source.counted:
+        return None, 'not counted: no persons in the form of COCO'
     if not named:
         raise InputError(
             f'{source.annotations} has no person to train on: tools/check_dataset.py '

@@ -61,9 +61,10 @@ class CheckpointGuardHook(Hook):
                 'resumed from it. Resume from an epoch_N.pth, or start anew from '
                 'these weights with --cfg-options load_from=PATH and without --resume.'
             )
+        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         moments = checkpoint['optimizer'].get('state', {}).values()
         if any('exp_avg_int8' in state for state in moments) and not isinstance(
-            getattr(runner.optim_wrapper, 'optimizer', None), HostAdamW
+            optimizer, HostAdamW
         ):
             raise InputError(
                 "The checkpoint's optimizer state is that of a streamed run in compact "
@@ -73,10 +74,13 @@ class CheckpointGuardHook(Hook):
             )
         saved = [_settings(state) for state in checkpoint.get('param_schedulers', [])]
         own = [_settings(s.state_dict()) for s in runner.param_schedulers or []]
+        saved += [_steps(g) for g in checkpoint['optimizer'].get('param_groups', [])]
+        own += [_steps(g) for g in getattr(optimizer, 'param_groups', [])]
         if saved != own:
             runner.logger.warning(
-                'The learning rate or param_scheduler of the config differs from that '
-                "of the checkpoint. A resumed run goes on with the checkpoint's."
+                'The optimizer (learning rate, weight_decay, betas, eps) or the '
+                'param_scheduler of the config differs from that of the checkpoint. A '
+                "resumed run goes on with the checkpoint's."
             )
 
 
@@ -84,6 +88,11 @@ def _settings(scheduler_state: dict) -> dict:
     """Leave out what changes as a scheduler steps."""
     moving = ('last_step', '_global_step', '_last_value', 'verbose')
     return {k: v for k, v in scheduler_state.items() if k not in moving}
+
+
+def _steps(param_group: dict) -> dict:
+    """Pick what decides a step and does not move."""
+    return {name: param_group.get(name) for name in ('weight_decay', 'betas', 'eps')}
 
 
 def _describe(shape: tuple | None) -> str:

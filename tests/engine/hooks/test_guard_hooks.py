@@ -103,12 +103,22 @@ def test_weights_alone_cannot_be_resumed(demo_config, make_runner, checkpoint):
         make_runner(demo_config).train()
 
 
-@pytest.mark.parametrize('lr, warns', [(2e-3, False), (1e-3, True)])
-def test_a_changed_schedule_is_said_to_be_ignored(lr, warns, demo_config, make_runner):
+@pytest.mark.parametrize(
+    'change, warns',
+    [
+        (dict(lr=2e-3), False),
+        (dict(lr=1e-3), True),
+        (dict(weight_decay=0.3), True),
+        (dict(betas=(0.8, 0.95)), True),
+    ],
+)
+def test_a_changed_schedule_is_said_to_be_ignored(
+    change, warns, demo_config, make_runner
+):
     demo_config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
     demo_config.train_cfg.max_epochs = 2
     make_runner(demo_config).train()
-    demo_config.optim_wrapper.optimizer.lr = lr
+    demo_config.optim_wrapper.optimizer.update(change)
     demo_config.update(resume=True, load_from=f'{demo_config.work_dir}/epoch_1.pth')
     runner = make_runner(demo_config)
     runner.train()

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 
 import sapiens_plugin.registry  # noqa: F401  (makes the names known)
-from sapiens_plugin.core.coco.annotations import count_entries, keypoint_images
+from sapiens_plugin.core.coco.annotations import keypoint_images
 from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.utils.home import expand_texts
 from sapiens_plugin.core.vit.architectures import get_architecture
@@ -166,57 +166,74 @@ def count_persons(cfg: Config) -> Persons:
         InputError: A file that is there cannot be read, or has nobody to train on.
     """
     notes: list[str] = []
+    counted: dict[str, int] = {}  # whatever is read twice is counted once
 
     def count(split: str) -> int:
-        if not cfg.get(f'{split}_dataloader'):
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        if not dataset:
             return 0
-        path = _annotation_file(cfg[f'{split}_dataloader'].dataset)
         published = COCO_PERSONS['train' if split == 'train' else 'val']
-        if path is None or not path.is_file():
-            notes.append(
-                f'{path.name if path else f"The {split} set"} is not there to be '
-                f"counted: COCO's {published:,} persons are taken."
-            )
-            return published
-        # Other classes read other forms.
-        coco = is_named(cfg[f'{split}_dataloader'].dataset.type, 'CocoDataset')
-        try:
-            number = sum(keypoint_images(path).values())
-        except InputError:
-            if coco:
-                raise
-            number = 0
-        if number == 0 and not coco:
-            number = count_entries(path)
-        if number == 0:
-            raise InputError(
-                f'{path} has no person with keypoints and a box: there is nothing to '
-                'plan. `python3 tools/check_dataset.py ANNOTATIONS IMAGES` says why.'
-            )
-        return number
+        what = repr(_without_steps(dataset))
+        if what not in counted:
+            counted[what] = _count(dataset, published, notes)
+        return counted[what]
 
-    train, val = count('train'), count('val')
-    test = (cfg.get('test_dataloader') or {}).get('dataset', {})
-    boxes = test.get('bbox_file')
-    if not boxes:
-        validated = (cfg.get('val_dataloader') or {}).get('dataset', {})
-        same = _annotation_file(test) == _annotation_file(validated)
-        return Persons(
-            train=train, val=val, test=val if same else count('test'), notes=(*notes,)
-        )
-    if Path(boxes).is_file():
-        return Persons(train=train, val=val, test=_count_boxes(boxes), notes=(*notes,))
-    notes.append(
-        f'{Path(boxes).name} is not there to be counted: about {COCO_DETECTIONS:,} '
-        'boxes are taken.'
+    return Persons(
+        **{split: count(split) for split in ('train', 'val', 'test')}, notes=(*notes,)
     )
-    return Persons(train=train, val=val, test=COCO_DETECTIONS, notes=(*notes,))
 
 
-def _annotation_file(dataset: Mapping) -> Path | None:
-    if 'ann_file' not in dataset:
-        return None  # a wrapper of other data sets
-    return Path(dataset.get('data_root') or '.', dataset.ann_file)
+def _count(dataset: Mapping, published: int, notes: list[str]) -> int:
+    """Count the samples of a data set, those inside wrappers as often as they come."""
+    if parts := dataset.get('datasets'):
+        factors = dataset.get('sample_ratio_factor') or [1] * len(parts)
+        return sum(
+            round(factor * _count(part, published, notes))
+            for part, factor in zip(parts, factors, strict=True)
+        )
+    if 'dataset' in dataset:
+        return dataset.get('times', 1) * _count(dataset['dataset'], published, notes)
+    path = Path(dataset.get('data_root') or '.', dataset['ann_file'])
+    if boxes := dataset.get('bbox_file'):
+        path, published = Path(boxes), COCO_DETECTIONS
+    if not path.is_file():
+        notes.append(
+            f"{path.name} is not there to be counted: COCO's {published:,} "
+            f'{"boxes" if boxes else "persons"} are taken.'
+        )
+        return published
+    if boxes:
+        return _count_boxes(boxes)
+    is_plain = is_named(dataset['type'], 'CocoDataset') and not (
+        dataset.keys() & {'indices', 'sample_interval', 'filter_cfg'}
+    )
+    number = (
+        sum(keypoint_images(path).values()) if is_plain else _build_and_count(dataset)
+    )
+    if number == 0:
+        raise InputError(
+            f'{path} has no person with keypoints and a box: there is nothing to plan. '
+            '`python3 tools/check_dataset.py ANNOTATIONS IMAGES` says why.'
+        )
+    return number
+
+
+def _build_and_count(dataset: Mapping) -> int:
+    init_default_scope('mmpose')
+    with contextlib.redirect_stdout(io.StringIO()):  # "loading annotations …"
+        return len(DATASETS.build(_without_steps(dataset)))
+
+
+def _without_steps(dataset: Mapping) -> dict:
+    """Leave out what happens to samples, which is the same for any number of them."""
+    inner = {
+        key: [_without_steps(part) for part in dataset[key]]
+        if key == 'datasets'
+        else _without_steps(dataset[key])
+        for key in ('datasets', 'dataset')
+        if key in dataset
+    }
+    return {**dataset, **inner, 'pipeline': []}
 
 
 def _count_boxes(path: str) -> int:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.jobs.read_config import (
@@ -121,10 +122,42 @@ def test_what_is_no_config_is_refused(tmp_path):
 def test_persons_are_counted(demo_config, demo):
     people = json.loads(demo.annotations('train').read_text(encoding='utf-8'))
     trained = sum(1 for p in people['annotations'] if p['num_keypoints'])
+    assert count_persons(demo_config).train == 24 < trained  # its first ones
+    del demo_config.train_dataloader.dataset['indices']
     persons = count_persons(demo_config)
-    assert persons.train == trained > 24
+    assert persons.train == trained
     assert persons.test == persons.val > 0
     assert persons.notes == ()
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'times'),
+    [
+        (lambda one: dict(type='RepeatDataset', times=3, dataset=one), 3),
+        (lambda one: dict(type='ConcatDataset', datasets=[one, one]), 2),
+        (
+            lambda one: dict(
+                type='CombinedDataset',
+                metainfo=dict(from_file='configs/_base_/datasets/coco.py'),
+                datasets=[one, dict(type='RepeatDataset', times=2, dataset=one)],
+                sample_ratio_factor=[1.0, 0.5],
+                pipeline=[],
+            ),
+            2,
+        ),
+        (lambda one: dict(one, indices=5), None),
+        (lambda one: dict(one, sample_interval=4), None),
+        (lambda one: dict(one, type='OCHumanDataset'), None),
+    ],
+)
+def test_what_a_job_would_read_is_counted(demo_config, make_runner, wrap, times):
+    once = count_persons(demo_config).train
+    dataset = demo_config.train_dataloader.pop('dataset')
+    demo_config.train_dataloader.dataset = wrap(dataset)
+    persons = count_persons(demo_config)
+    built = DATASETS.build(demo_config.train_dataloader.dataset)
+    assert persons.train == len(built) and persons.notes == ()
+    assert persons.train == once * times if times else persons.train <= once
 
 
 def test_without_files_coco_is_taken_and_said(demo_config, tmp_path):

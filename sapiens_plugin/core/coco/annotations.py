@@ -76,22 +76,6 @@ def keypoint_images(path: str | Path) -> dict[str, int]:
     return persons
 
 
-def count_entries(path: str | Path) -> int:
-    """Count the annotations of a file of whatever form; MPII's is a list of them.
-
-    Raises:
-        InputError: It is not JSON, or has no annotations.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise InputError(f'{path} is not JSON in UTF-8: {error}.') from None
-    entries = content.get('annotations') if isinstance(content, dict) else content
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f'{path} has no annotations. Is it the right file?')
-    return len(entries)
-
-
 def counts_as_labelled(annotation: dict, keypoints: list[float]) -> bool:
     """Whether ``CocoDataset`` keeps an annotation, if its box has an area.
 

@@ -305,7 +305,7 @@ def _tested_categories(
     if tested not in ({}, {1: 1}):
         used = ', '.join(f'{one} as {other}' for one, other in sorted(tested.items()))
         print_log(
-            f'{told} Tested are those of {used}; others are left out.',
+            f'{told} Tested are those of {used}.',
             logger='current',
             level=logging.WARNING,
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from mmpose.registry import MODELS
 
 from sapiens_plugin import launch
 from sapiens_plugin.core.vit.model import SapiensViT
+from sapiens_plugin.launch import stock_tool
+from sapiens_plugin.workbench.report.kept_validation import read_kept_validation
 
 
 def run(tool, *argv, monkeypatch, capsys):
@@ -338,6 +341,54 @@ def test_an_error_of_syntax_stays_one(tool, job, monkeypatch):
     monkeypatch.setattr(launch, '_read_config', _misread)
     with pytest.raises(SyntaxError, match='a mistake in the config'):
         tool('train', job[0])
+
+
+def test_a_model_may_have_other_keypoints_than_the_data(job, tool, tmp_path):
+    """Without eyes and ears: trained, validated twice, tested with flips, drawn."""
+    config, _ = job
+    converter = dict(
+        num_keypoints=13,
+        mapping=[(0, 0), *((index, index - 4) for index in range(5, 17))],
+    )
+    cfg = Config.fromfile(config)
+    cfg.model.head.out_channels = 13
+    # So tolerant that predictions of random weights are worth something.
+    meta = stock_tool('train.py').parents[1] / 'configs/_base_/datasets/coco.py'
+    text = re.sub(r'sigmas=\[[^]]*]', 'sigmas=[0.6] * 17', meta.read_text('utf-8'))
+    (tmp_path / 'meta.py').write_text(text, encoding='utf-8')
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset.pipeline.insert(2, dict(type='KeypointConverter', **converter))
+        dataset.metainfo = dict(from_file=str(tmp_path / 'meta.py'))
+    cfg.val_evaluator.gt_converter = cfg.test_evaluator.gt_converter = converter
+    cfg.train_cfg.update(max_epochs=2, val_interval=1)
+    cfg.optim_wrapper.optimizer.update(lr=0.0, weight_decay=0.0)
+    cfg.custom_hooks = []
+    cfg.visualizer.name = str(tmp_path)  # MMEngine keeps one for each name
+    cfg.default_hooks.report = dict(type='sapiens_plugin.ReportHook')
+    cfg.dump(config)
+    code, said = tool('train', config)
+    assert code == 0, said
+    work_dir = tmp_path / 'work'
+    (records,) = work_dir.glob('*/vis_data/scalars.json')
+    found = [json.loads(line) for line in records.read_text('utf-8').splitlines()]
+    precisions = [each['coco/AP'] for each in found if 'coco/AP' in each]
+    assert len(precisions) == 2 and precisions[0] == precisions[1] > 0
+    assert len([*work_dir.glob('*/vis_data/vis_image/validation_persons_*.png')]) == 2
+    (log,) = work_dir.glob('*/*.log')
+    assert 'has failed' not in log.read_text('utf-8')
+    kept = read_kept_validation(work_dir)
+    assert len(kept.keypoints) == 13 and 'left_eye' not in kept.keypoints
+    page = (work_dir / 'report.html').read_text('utf-8')
+    assert 'AP by keypoint' in page and 'Nothing to show here' not in page
+
+    (checkpoint,) = work_dir.glob('best_*.pth')
+    for flags in (['--show-dir', 'pictures'], ['--badcase']):
+        code, said = tool(
+            *('test', config, checkpoint, '--work-dir', tmp_path / 'test', *flags),
+            *('--cfg-options', 'model.test_cfg.flip_test=True'),
+        )
+        assert code == 0, said
 
 
 def test_options_of_workers_do_not_matter_without_workers(job, tool, tmp_path):

@@ -25,12 +25,13 @@ def apply() -> None:
     cpu.run_amp_on_cpu()
     cpu.run_distributed_on_cpu()
     # These import what could not be imported before.
-    from . import annotations, images, records
+    from . import annotations, converters, images, records
 
     annotations.check_annotation_files()
     images.read_images_as_labelled()
     workers.repair_workers(apply)
     workers.await_dead_workers()
     workers.load_without_workers()
+    converters.convert_keypoints_whole()
     records.outlive_full_disks()
     records.leave_non_finite_out_of_means()

@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpose.evaluation import CocoMetric
 
+from sapiens_plugin.engine.utils.only_warns import only_warns
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
 from sapiens_plugin.workbench.report.kept_validation import (
@@ -28,7 +29,7 @@ class ReportHook(Hook):
     are kept in ``best_validation.json``, from which the report takes AP by keypoint and
     its pictures. Validations by something else than ``CocoMetric``, or of several data
     sets at once, are not kept. ``tools/report.py`` writes the same page at any time.
-    What cannot be written, as on a full disk, is a warning in the log and no more.
+    What fails here, as on a full disk, is a warning in the log and no more.
     """
 
     # After the log and the checkpoints.
@@ -37,12 +38,12 @@ class ReportHook(Hook):
     def __init__(self):
         # Of the validation under way, if its predictions may be kept.
         self._folder: TemporaryDirectory | None = None
-        self._has_warned = False
         self._best: float | None = None
         self._prefix: str | None = None  # the metric's own
         self._began = 0.0
         self._training = False
 
+    @only_warns
     def before_train(self, runner: Runner) -> None:
         """Forget what an earlier training kept that this one does not go on from."""
         self._training = True
@@ -57,11 +58,9 @@ class ReportHook(Hook):
         if kept is not None and kept.epoch <= runner.epoch:
             self._best = kept.metrics['coco/AP']
             return
-        try:
-            Path(runner.work_dir, FILE_NAME).unlink(missing_ok=True)
-        except OSError as error:
-            self._warn(runner, error)
+        Path(runner.work_dir, FILE_NAME).unlink(missing_ok=True)
 
+    @only_warns
     def before_val_epoch(self, runner: Runner) -> None:
         """Have the metric leave its predictions."""
         self._began = perf_counter()
@@ -70,16 +69,13 @@ class ReportHook(Hook):
             return
         if self._folder is not None:  # of one that is begun again
             self._folder.cleanup()
-            metric.outfile_prefix = self._prefix
-        try:
-            self._folder = TemporaryDirectory(ignore_cleanup_errors=True)
-        except OSError as error:
-            self._warn(runner, error)
-            return
+            self._folder, metric.outfile_prefix = None, self._prefix
+        self._folder = TemporaryDirectory(ignore_cleanup_errors=True)
         self._prefix = metric.outfile_prefix
         if self._prefix is None:  # nobody else wants them
             metric.outfile_prefix = str(Path(self._folder.name, 'results'))
 
+    @only_warns
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
@@ -96,17 +92,13 @@ class ReportHook(Hook):
                 self._best is not None and precision <= self._best
             ):
                 return
-            try:
-                _keep(
-                    runner,
-                    json.loads(path.read_text(encoding='utf-8')),
-                    metrics=metrics,
-                    seconds=perf_counter() - self._began,
-                )
-            except OSError as error:
-                self._warn(runner, error)
-            else:
-                self._best = precision
+            _keep(
+                runner,
+                json.loads(path.read_text(encoding='utf-8')),
+                metrics=metrics,
+                seconds=perf_counter() - self._began,
+            )
+            self._best = precision
 
     def after_train(self, runner: Runner) -> None:
         """Write the page; a run that got this far does not fail over it."""
@@ -118,14 +110,6 @@ class ReportHook(Hook):
         except (OSError, LookupError, ValueError, TypeError) as error:
             reason = error if isinstance(error, InputError) else repr(error)
             runner.logger.warning(f'No report was written. {reason}')
-
-    def _warn(self, runner: Runner, error: OSError) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            runner.logger.warning(
-                f'The predictions of a validation could not be kept: {error}. The '
-                'training goes on; the next best validation is tried again.'
-            )
 
 
 def _coco_metric(runner: Runner) -> CocoMetric | None:
@@ -141,16 +125,21 @@ def _keep(
     runner: Runner, results: list[dict], *, metrics: dict[str, float], seconds: float
 ) -> None:
     dataset = runner.val_loop.dataloader.dataset
-    meta = dataset.metainfo
+    metric = _coco_metric(runner)
+    meta = metric.dataset_meta
     KeptValidation(
         epoch=runner.epoch,
         seconds=seconds,
         metrics={name: float(value) for name, value in metrics.items()},
         annotations=str(Path(dataset.ann_file).absolute()),
         images=str(Path(dataset.data_prefix['img']).absolute()),
-        keypoints=[meta['keypoint_id2name'][i] for i in range(meta['num_keypoints'])],
+        keypoints=[
+            meta['keypoint_id2name'].get(i, f'keypoint {i + 1}')
+            for i in range(meta['num_keypoints'])
+        ],
         sigmas=[float(sigma) for sigma in meta['sigmas']],
         skeleton=[list(map(int, pair)) for pair in meta['skeleton_links']],
+        mapping=metric.gt_converter and metric.gt_converter['mapping'],
         results=[
             result
             | {

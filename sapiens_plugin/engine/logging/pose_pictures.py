@@ -1,6 +1,6 @@
 """Predicted beside true poses, on the crops that a model saw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -50,8 +50,7 @@ def draw_pair(
     predicted_shown: np.ndarray,
     true: np.ndarray,
     true_shown: np.ndarray,
-    links: Sequence[tuple[int, int]],
-    link_colors: np.ndarray,
+    skeletons: Mapping[int, tuple[Sequence[tuple[int, int]], np.ndarray]],
 ) -> np.ndarray:
     """Return a crop twice, with the predicted pose to the left and the true one right.
 
@@ -59,10 +58,10 @@ def draw_pair(
         image: (H, W, 3), RGB, uint8; it is scaled to a common height.
         predicted: (K, 2) in px of the image.
         predicted_shown: (K,) whether to draw it.
-        true: (K, 2) in px of the image.
-        true_shown: (K,) whether to draw it.
-        links: Pairs of keypoints that a line connects.
-        link_colors: (len(links), 3), RGB.
+        true: (L, 2) in px of the image.
+        true_shown: (L,) whether to draw it.
+        skeletons: By the number of keypoints, links and their colours as of
+            :func:`draw_pose`. Poses of other numbers have none.
     """
     scale = _HEIGHT / image.shape[0]
     image = cv2.resize(image, (round(image.shape[1] * scale), _HEIGHT))
@@ -71,8 +70,9 @@ def draw_pair(
         ('predicted', predicted, predicted_shown),
         ('true', true, true_shown),
     ):
+        links, colors = skeletons.get(len(points), ((), ()))
         half = draw_pose(
-            image, points * scale, shown=shown, links=links, link_colors=link_colors
+            image, points * scale, shown=shown, links=links, link_colors=colors
         )
         for color, width in (((0, 0, 0), 3), (_WHITE, 1)):
             cv2.putText(

@@ -26,6 +26,8 @@ class KeptValidation:
         results: The predictions in COCO's results form: ``image_id``,
             ``category_id``, ``keypoints`` ``[x, y, score, …]`` in px, ``score`` and,
             of a detection, its ``bbox``.
+        mapping: Of ``CocoMetric(gt_converter=...)``: pairs of a keypoint's index in the
+            annotations and here; None where they are the same.
     """
 
     epoch: int
@@ -37,6 +39,7 @@ class KeptValidation:
     sigmas: list[float]
     skeleton: list[list[int]]
     results: list[dict]
+    mapping: list[list[int]] | None = None
 
     def write(self, work_dir: Path) -> None:
         """Write it into a work directory, whole, in the place of an earlier one.
@@ -83,6 +86,7 @@ def _check_kinds(kept: KeptValidation) -> None:
     numbers = [kept.epoch, kept.seconds, kept.metrics['coco/AP'], *kept.sigmas]
     numbers += [index for a, b in kept.skeleton for index in (a, b)]
     texts = [kept.annotations, kept.images, *kept.keypoints]
+    numbers += [index for pair in kept.mapping or () for index in pair]
     for result in kept.results:
         # What keys a dictionary below; other data sets have texts.
         if not isinstance(result['image_id'], int | str):

@@ -46,7 +46,7 @@ def validation_sections(
                 'validation, or its job no such hook.'
             )
         evaluation = Evaluation(
-            _read_annotations(kept.annotations), kept.results, sigmas=kept.sigmas
+            _read_annotations(kept), kept.results, sigmas=kept.sigmas
         )
         contents = (
             _persons(kept, evaluation),
@@ -59,7 +59,8 @@ def validation_sections(
     return list(zip(_HEADINGS, contents, strict=True))
 
 
-def _read_annotations(path: str) -> dict:
+def _read_annotations(kept: KeptValidation) -> dict:
+    path = kept.annotations
     try:
         dataset = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
@@ -69,6 +70,12 @@ def _read_annotations(path: str) -> dict:
         ) from error
     if not isinstance(dataset, dict):
         raise InputError(f'{path} holds no COCO annotations.')
+    for annotation in dataset.get('annotations', ()) if kept.mapping else ():
+        if found := annotation.get('keypoints'):
+            annotation['keypoints'] = [0] * (3 * len(kept.keypoints))
+            for old, new in kept.mapping:
+                part = found[3 * old : 3 * old + 3]
+                annotation['keypoints'][3 * new : 3 * new + 3] = part
     return dataset
 
 

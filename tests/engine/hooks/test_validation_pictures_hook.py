@@ -91,6 +91,53 @@ def test_batches_of_any_size_are_counted(runner, drawn):
         assert np.array_equal(call['image'], rgb)
 
 
+def without_truth(sample):
+    del sample.gt_instances
+
+
+def with_few_scores(sample):
+    sample.pred_instances.keypoint_scores = np.ones((1, 3))
+
+
+@pytest.mark.parametrize('spoil', [without_truth, with_few_scores])
+def test_what_cannot_be_drawn_is_a_warning_once(spoil, runner, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(runner.logger, 'warning', warnings.append)
+    data = runner.val_dataloader.dataset
+    batch = pseudo_collate([data[0], data[1]])
+    runner.model.eval()
+    samples = runner.model.test_step(batch)
+    hook = ValidationPicturesHook(count=8)
+    hook.before_val_epoch(runner)
+    for sample in samples:
+        spoil(sample)
+    for index in range(3):
+        hook.after_val_iter(runner, index, batch, samples)
+    hook.after_val_epoch(runner, {})
+    assert len(warnings) == 1 and 'ValidationPicturesHook has failed' in warnings[0]
+
+
+def test_a_data_set_without_a_skeleton_is_drawn_in_points(runner, monkeypatch):
+    meta = runner.val_dataloader.dataset._metainfo
+    for key in ('skeleton_links', 'skeleton_link_colors'):
+        meta.pop(key)
+    for metric in runner.val_loop.evaluator.metrics:
+        metric._dataset_meta = dict(meta)
+    sheets = []
+    monkeypatch.setattr(
+        runner.visualizer, 'add_image', lambda *args, **kwargs: sheets.append(args)
+    )
+    hook = ValidationPicturesHook(count=2)
+    hook.before_val_epoch(runner)
+    data = runner.val_dataloader.dataset
+    meta['skeleton_links'] = []  # which MMPose's own reading asks for
+    batch = pseudo_collate([data[0], data[1]])
+    runner.model.eval()
+    hook.after_val_iter(runner, 0, batch, runner.model.test_step(batch))
+    hook.after_val_epoch(runner, {})
+    assert len(sheets) == 1 and not hook._skeletons
+
+
 def test_none_are_drawn_for_a_count_of_0(runner, drawn, monkeypatch):
     (hook,) = (h for h in runner.hooks if isinstance(h, ValidationPicturesHook))
     hook.count = 0

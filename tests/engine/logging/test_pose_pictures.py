@@ -36,11 +36,24 @@ def test_the_prediction_is_left_and_the_truth_right_at_a_common_height():
         predicted_shown=shown,
         true=np.array([[10, 100], [70, 100], [70, 40]]),
         true_shown=shown,
-        **LINKS,
+        skeletons={3: tuple(LINKS.values())},
     )
     assert image.shape == (240, 360, 3)  # both scaled by two
     assert pixel(image, 80, 120) == RED and pixel(image, 180 + 80, 120) == GREY
     assert pixel(image, 80, 200) == GREY and pixel(image, 180 + 80, 200) == RED
+
+
+def test_poses_of_two_skeletons_or_none_lie_side_by_side():
+    image = draw_pair(
+        GREY_CROP,
+        predicted=np.array([[10, 60], [70, 60], [70, 110]]),
+        predicted_shown=np.ones(3, bool),
+        true=np.array([[10, 60], [70, 60]]),
+        true_shown=np.ones(2, bool),
+        skeletons={3: tuple(LINKS.values())},
+    )
+    assert pixel(image, 80, 120) == RED and pixel(image, 180 + 80, 120) == GREY
+    assert pixel(image, 140, 120) == pixel(image, 180 + 140, 120) == WHITE
 
 
 def test_a_sheet_fills_its_last_row_with_white():

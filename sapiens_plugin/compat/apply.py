@@ -25,10 +25,11 @@ def apply() -> None:
     cpu.run_amp_on_cpu()
     cpu.run_distributed_on_cpu()
     # These import what could not be imported before.
-    from . import annotations, converters, images, records
+    from . import annotations, converters, evaluators, images, records
 
     annotations.check_annotation_files()
     images.read_images_as_labelled()
+    evaluators.tell_data_sets_apart()
     workers.repair_workers(apply)
     workers.await_dead_workers()
     workers.load_without_workers()

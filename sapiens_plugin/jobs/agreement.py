@@ -18,6 +18,7 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.planning.job_reader import (
     checkpoint_hook,
     is_named,
+    is_streamed,
     read_head,
     read_parts,
 )
@@ -56,6 +57,8 @@ def disagreements(cfg: Config, *splits: str) -> Iterator[str]:
     """
     init_default_scope('mmpose')
     yield from _model(cfg.model)
+    if 'train' in splits and is_streamed(cfg.model):
+        yield from _streaming(cfg)
     for split in splits:
         dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
         if not dataset:
@@ -88,14 +91,14 @@ def best_rule(key: str, rule: str | None) -> str:
     )
     if rule is None and known is None:
         raise InputError(
-            f'save_best={key!r}: its name does not tell whether more of it is better. '
-            "Say rule='greater' or rule='less' in default_hooks.checkpoint."
+            f'The name of the score {key!r} does not tell whether more of it is '
+            "better. Say rule='greater' or rule='less' beside it."
         )
     if rule is not None and known not in (None, rule):
         better = 'lower' if known == 'less' else 'higher'
         raise InputError(
-            f'rule={rule!r} would keep the worst checkpoint as the best one: a '
-            f'{better} {key} is better. Set default_hooks.checkpoint.rule=None.'
+            f'rule={rule!r} would keep the worst as the best: a {better} {key} is '
+            'better. Set rule=None.'
         )
     return rule or known
 
@@ -138,6 +141,23 @@ def _model(model: Mapping) -> Iterator[str]:
         'the heatmaps that model.head makes of such images',
         made,
     )
+
+
+def _streaming(cfg: Config) -> Iterator[str]:
+    """Look for what a streamed model trains with."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    optimizer = (wrapper.get('optimizer') or {}).get('type', '')
+    hooks = [hook['type'] for hook in cfg.get('custom_hooks') or ()]
+    for name, place, found in (
+        ('StreamedOptimWrapper', 'optim_wrapper.type', [wrapper.get('type', '')]),
+        ('HostAdamW', 'optim_wrapper.optimizer.type', [optimizer]),
+        ('StreamingHook', 'custom_hooks', hooks),
+    ):
+        if not any(is_named(each, name) for each in found):
+            yield (
+                f'A model of type {cfg.model.type} needs sapiens_plugin.{name} in '
+                f'{place}, which has {", ".join(found) or "nothing"}.'
+            )
 
 
 def _head_of_checkpoint(cfg: Config) -> Iterator[str]:
@@ -246,6 +266,9 @@ def _keypoints(
         count = converters[-1]['num_keypoints']
     elif split != 'train' and any('pred_converter' in m for m in _metrics(cfg, split)):
         return
+    decoder = _codec(cfg.model.head.get('decoder'))
+    if decoder.get('heatmap_type') == 'combined':  # and two offsets for each
+        count *= 3
     yield from _differ(
         'model.head.out_channels', out, f'the number of keypoints of {place}', count
     )
@@ -309,32 +332,39 @@ def _several(split: str, metric: str, files: Sequence[str]) -> str:
 
 
 def _best(cfg: Config) -> Iterator[str]:
-    """Compare ``save_best`` with what the evaluator will tell."""
-    hook = checkpoint_hook(cfg)
+    """Compare what chooses by a score with the scores that there will be."""
     metrics = _metrics(cfg, 'val')
-    best = hook.get('save_best')
-    keys = [best] if isinstance(best, str) else list(best or ())
-    if not metrics or not keys or 'auto' in keys:
+    if not metrics:
         return
-    rules = hook.get('rule')
-    rules = list(rules) if isinstance(rules, list | tuple) else [rules] * len(keys)
     prefixes = [
         m.get('prefix') or getattr(METRICS.get(m['type']), 'default_prefix', None)
         for m in metrics
     ]
-    for key, rule in zip(keys, rules, strict=False):
-        prefix, slash, name = key.rpartition('/')
-        if (prefix if slash else None) not in prefixes:
-            told = ', '.join(f'{p}/{name}' if p else name for p in prefixes)
-            yield (
-                f'default_hooks.checkpoint.save_best={key!r} is no score of '
-                f'val_evaluator, whose scores have names like {told}. Take one of '
-                'those, or None.'
-            )
-        try:
-            best_rule(key, rule)
-        except InputError as error:
-            yield str(error)
+    hook = checkpoint_hook(cfg)
+    chosen = [('default_hooks.checkpoint.save_best', hook.get('save_best'), hook)]
+    chosen += [
+        ('monitor of EarlyStoppingHook in custom_hooks', each.get('monitor'), each)
+        for each in cfg.get('custom_hooks') or ()
+        if is_named(each['type'], 'EarlyStoppingHook')
+    ]
+    for place, keys, settings in chosen:
+        keys = [keys] if isinstance(keys, str) else list(keys or ())
+        rules = settings.get('rule')
+        rules = list(rules) if isinstance(rules, list | tuple) else [rules] * len(keys)
+        for key, rule in zip(keys, rules, strict=False):
+            if key == 'auto':
+                continue
+            prefix, slash, name = key.rpartition('/')
+            if (prefix if slash else None) not in prefixes:
+                told = ', '.join(f'{p}/{name}' if p else name for p in prefixes)
+                yield (
+                    f'{place}={key!r} is no score of val_evaluator, whose scores have '
+                    f'names like {told}. Take one of those, or None.'
+                )
+            try:
+                best_rule(key, rule)
+            except InputError as error:
+                yield f'{place}: {error}'
 
 
 def _differ(one: str, value: Any, other: str, expected: Any) -> Iterator[str]:

@@ -38,6 +38,10 @@ def schedule_notes(cfg: Config, epoch_length: int | None = None) -> list[str]:
     if isinstance(schedulers, Mapping):
         schedulers = [schedulers]
     notes = list(_phase_notes(cfg, schedulers, max_epochs))
+    if epoch_length is not None:
+        counts = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+        steps = epoch_length // counts  # of the optimizer
+        notes += _warmup_notes(schedulers, max_epochs, steps)
     decays = [
         changed
         for each in schedulers
@@ -68,6 +72,24 @@ def _phase_notes(
             f'begins its next schedule after epoch {later}. From the one to the other '
             'the rate belongs to the other phase. Give both the same epoch.'
         )
+
+
+def _warmup_notes(
+    schedulers: list[Mapping], max_epochs: int, steps: int
+) -> Iterator[str]:
+    begins = {each.get('begin', 0) for each in schedulers if each.get('by_epoch', True)}
+    for each in schedulers:
+        if not is_named(each['type'], 'WarmupLR'):
+            continue
+        begin, wanted = each.get('begin', 0), each['optimizer_steps']
+        end = min((b for b in begins if b > begin), default=max_epochs)
+        if (there := (end - begin) * steps) < wanted:
+            yield (
+                f'The warm-up from epoch {begin} on takes {wanted} optimizer steps, '
+                f'and there are {there} until epoch {end}: the learning rate never '
+                'gets to its full height. Lower optimizer_steps of WarmupLR in '
+                'param_scheduler.'
+            )
 
 
 def _in_ticks(

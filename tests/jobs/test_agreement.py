@@ -1,6 +1,7 @@
 """Parts of a config that have to agree."""
 
 import copy
+import re
 
 import pytest
 from mmengine.config import Config
@@ -110,6 +111,26 @@ def test_the_encoder_is_compared_in_all_that_both_name(cfg):
     encoder = dict(cfg.model.head.decoder, heatmap_size=(36, 48))
     pipeline_step(cfg, 'train', 'GenerateTarget').encoder = encoder
     assert 'heatmap_size of the encoder' in told(cfg, 'train')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'text'),
+    [
+        ({'optim_wrapper.type': 'OptimWrapper'}, r'StreamedOptimWrapper in optim_wr'),
+        ({'optim_wrapper.optimizer.type': 'AdamW'}, r'HostAdamW in .*has AdamW'),
+        ({'custom_hooks': []}, r'StreamingHook in custom_hooks, which has nothing'),
+    ],
+)
+def test_a_streamed_model_needs_its_parts(cfg, changes, text):
+    assert re.search(text, told(changed(cfg, changes), 'train'))
+    assert told(changed(cfg, changes), 'test') == ''
+
+
+def test_offsets_beside_heatmaps_are_channels_too(cfg):
+    cfg.model.head.update(out_channels=51)
+    assert 'is 51, and' in told(cfg, 'val')
+    cfg.model.head.decoder.heatmap_type = 'combined'
+    assert told(cfg, 'val') == ''
 
 
 # --- Keypoints ----------------------------------------------------------------------
@@ -277,6 +298,17 @@ def test_the_worst_is_not_kept_as_the_best(cfg):
     assert told(cfg, 'train') == ''  # by the name
     cfg.default_hooks.checkpoint.rule = 'greater'
     assert 'would keep the worst' in told(cfg, 'train')
+
+
+def test_stopping_early_is_looked_at_alike(cfg):
+    def stopping(**settings):
+        cfg.custom_hooks = [dict(type='EarlyStoppingHook', **settings)]
+        return told(cfg, 'train')
+
+    assert 'EarlyStoppingHook' in stopping(monitor='AP')
+    assert 'keep the worst' in stopping(monitor='coco/AP', rule='less')
+    cfg.model.type = 'TopdownPoseEstimator'
+    assert stopping(monitor='coco/AP') == ''
 
 
 def test_no_best_and_any_best(cfg):

@@ -108,3 +108,13 @@ def test_a_phase_that_they_know():
     assert schedule_notes(job(110, *schedulers, warmup=10)) == []
     assert schedule_notes(job(110, cosine(110), warmup=10)) == []  # one for both
     assert schedule_notes(job(110, *schedulers, warmup=110)) == []  # no second phase
+
+
+def test_a_warm_up_that_never_ends_is_told():
+    cfg = job(110, warmup_lr(0), warmup_lr(10), cosine(110, begin=10), warmup=10)
+    assert schedule_notes(cfg, epoch_length=50) == []
+    (note,) = schedule_notes(cfg, epoch_length=49)
+    assert 'from epoch 0 on takes 500' in note and '490 until epoch 10' in note
+    cfg.optim_wrapper = dict(accumulative_counts=16)
+    assert schedule_notes(cfg, epoch_length=16 * 50) == []
+    assert len(schedule_notes(cfg, epoch_length=16 * 4)) == 2

@@ -420,7 +420,7 @@ def test_of_errors_the_lowest_is_the_best(cfg, make_runner, falling, name):
 
 
 def test_a_rule_that_would_keep_the_worst_is_refused():
-    with pytest.raises(InputError, match='keep the worst checkpoint'):
+    with pytest.raises(InputError, match='keep the worst'):
         CheckpointHook(save_best='EPE', rule='greater')
     with pytest.raises(InputError, match="Say rule='greater' or rule='less'"):
         CheckpointHook(save_best=['coco/AP', 'mine'])

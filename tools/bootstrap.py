@@ -81,8 +81,9 @@ class _OutlivingStream:
 def outlive_readers() -> None:
     """Go on when nobody reads any more what this program prints, as behind ``head``."""
     for name in ('stdout', 'stderr'):
-        if getattr(sys, name) is not None:  # closed by who started this
-            setattr(sys, name, _OutlivingStream(getattr(sys, name)))
+        # There is none where it was closed from the start.
+        stream = getattr(sys, name) or open(os.devnull, 'w', encoding='utf-8')
+        setattr(sys, name, _OutlivingStream(stream))
 
 
 def ready_python() -> Path:

@@ -55,9 +55,9 @@ def prepare(*, outlives_full_disk: bool = False) -> None:
     """
     sys.argv[1:] = map(expand_word, sys.argv[1:])
     for name in ('stdout', 'stderr'):
-        stream = getattr(sys, name)
-        if stream is not None:  # closed by who started this
-            setattr(sys, name, OutlivingStream(stream, outlives_full_disk))
+        # There is none where it was closed from the start.
+        stream = getattr(sys, name) or open(os.devnull, 'w', encoding='utf-8')
+        setattr(sys, name, OutlivingStream(stream, outlives_full_disk))
 
 
 class OutlivingStream:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from copy import copy
 from functools import cache, wraps
+from typing import Any
 
 import numpy as np
-from mmengine.structures import InstanceData
 from mmpose.datasets.transforms import KeypointConverter, PackPoseInputs
 from mmpose.evaluation.metrics import CocoMetric, coco_metric
 from mmpose.visualization import PoseLocalVisualizer
@@ -120,13 +120,7 @@ def drawing_any(draw: Callable) -> Callable:
     """Draw points alone where the data set's skeleton is not that of a pose."""
 
     @wraps(draw)
-    def draw_any(
-        self: PoseLocalVisualizer,
-        image: np.ndarray,
-        instances: InstanceData,
-        *args,
-        **options,
-    ) -> np.ndarray:
+    def draw_any(self, image: np.ndarray, instances: Any, *args, **options) -> Any:
         known = (self.dataset_meta or {}).get('num_keypoints')
         if known and known != np.shape(instances.get('keypoints', [[]]))[1]:
             self = copy(self)

@@ -159,10 +159,11 @@ def write_boxes(root, category=1, more=()):
 @pytest.fixture
 def warned(monkeypatch):
     """What is warned of."""
-    from sapiens_plugin.compat import annotations
+    from sapiens_plugin.compat import annotations, detections
 
     told = []
-    monkeypatch.setattr(annotations, 'print_log', lambda text, **_: told.append(text))
+    for module in (annotations, detections):
+        monkeypatch.setattr(module, 'print_log', lambda text, **_: told.append(text))
     return told
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -11,14 +10,12 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 from mmpose.datasets.datasets import CocoWholeBodyDataset
 from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from mmpose.evaluation.metrics import CocoMetric, CocoWholeBodyMetric, coco_metric
 from xtcocotools.coco import COCO
 
-from sapiens_plugin.core.coco.annotations import HUGE, as_it_is
 from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.dataset_check.stoppers import (
@@ -48,17 +45,15 @@ def check_annotation_files() -> None:
         into an epoch, at the one person with 16 keypoints; or at the first validation,
         as an area is missing. On Windows, a name in UTF-8 stops the job. Labels lie
         beside pictures that have an EXIF orientation and were labelled unturned.
-        Detections of another category than 1 give AP 0 or none.
 
     Cause:
         The stack takes files for what they should be. The sizes that annotations give
-        reach the pipeline with a detector's boxes, and with true boxes not. Of
-        detections, category 1 is read and the truth's own not asked for.
+        reach the pipeline with a detector's boxes, and with true boxes not.
 
     Cure:
         A file is checked while its data set is built, and the metric's file when the
         metric learns of its data set, before training. Sizes come with all persons,
-        whichever class reads them, and detections with the truth's category.
+        whichever class reads them.
     """
     for name, module in list(sys.modules.items()):
         if name.startswith('mmpose.datasets.') and vars(module).get('COCO') is COCO:
@@ -67,7 +62,6 @@ def check_annotation_files() -> None:
     dataset = BaseCocoStyleDataset
     for reader in (dataset, CocoWholeBodyDataset):
         reader.parse_data_info = checked_parse(reader.parse_data_info)
-    dataset._load_detection_results = load_detections
     dataset.load_data_list = checked_load(dataset.load_data_list)
     coco_metric.load = lambda _: ['annotations']  # asked for when they are needed
     meta = CocoMetric.dataset_meta
@@ -85,7 +79,7 @@ class Utf8Coco(COCO):
     """
 
     def __init__(self, annotation_file: str):
-        super().__init__(annotation_file, ann_data=_load_json(annotation_file))
+        super().__init__(annotation_file, ann_data=load_json(annotation_file))
 
 
 class CheckedCoco(COCO):
@@ -99,7 +93,7 @@ class CheckedCoco(COCO):
     """
 
     def __init__(self, annotation_file: str):
-        content = _load_json(annotation_file)
+        content = load_json(annotation_file)
         check_entries(content, annotation_file)
         super().__init__(annotation_file, ann_data=content)
 
@@ -173,7 +167,7 @@ def _read(
                 "train on, and no true box to test on. A test takes a detector's "
                 'boxes: test_dataloader.dataset.bbox_file.'
             )
-        _compare_names(dataset, coco.dataset['categories'])
+        compare_names(dataset, coco.dataset['categories'])
     if not _reads_plainly(dataset):
         for person in persons:
             _check_read(person, dataset)
@@ -208,7 +202,7 @@ def _check_read(person: dict, dataset: BaseCocoStyleDataset) -> None:
     check_person(same, fields, dataset.ann_file)
 
 
-def _compare_names(dataset: BaseCocoStyleDataset, categories: list[dict]) -> None:
+def compare_names(dataset: BaseCocoStyleDataset, categories: list[dict]) -> None:
     """Warn of keypoints that the file calls otherwise than the data set."""
     named = [one['keypoints'] for one in categories if one.get('keypoints')]
     names = list(map(str, named[0])) if named else []
@@ -234,87 +228,6 @@ def _compare_names(dataset: BaseCocoStyleDataset, categories: list[dict]) -> Non
 def _plain(name: str | None) -> str | None:
     """Write a name as all tools do: "Left Eye" is left_eye."""
     return name and re.sub(r'[\W_]+', '', name).lower()
-
-
-def load_detections(self: BaseCocoStyleDataset) -> list[dict]:
-    """Load detections as MMPose does, of the category that the truth has.
-
-    Raises:
-        InputError: The file is not right, or not for these annotations.
-    """
-    boxes = _read_detections(self.bbox_file)
-    with get_local_path(self.ann_file) as path:
-        self.coco = CheckedCoco(path)
-    truth = {'annotations': [], 'categories': [], **self.coco.dataset}
-    self._metainfo['CLASSES'] = truth['categories']
-    _compare_names(self, truth['categories'])
-    tested = _tested_categories(boxes, truth, self)
-    boxes = [box for box in boxes if box['category_id'] in tested]
-    images = self.coco.imgs
-    if unknown := [b['image_id'] for b in boxes if b['image_id'] not in images]:
-        raise InputError(
-            f'{len(unknown):,} of {len(boxes):,} boxes in {self.bbox_file} are on '
-            f'images that {self.ann_file} does not have, the first on "image_id" '
-            f'{unknown[0]}. Name the two files of the same images, or leave these '
-            'boxes out.'
-        )
-    count, persons = self._metainfo['num_keypoints'], []
-    for index, box in enumerate(boxes):
-        image = images[box['image_id']]
-        corners = np.array([box['bbox'][:4]], np.float32)
-        corners[:, 2:] += corners[:, :2]
-        persons.append(
-            {
-                'img_id': box['image_id'],
-                'img_path': os.path.join(  # noqa: PTH118  (as MMPose writes it)
-                    self.data_prefix['img'], image['file_name']
-                ),
-                'img_shape': (image['height'], image['width']),
-                'bbox': corners,
-                'bbox_score': np.array([box['score']], np.float32),
-                'category_id': tested[box['category_id']],
-                # No labels: MMPose's transforms ask for some.
-                'keypoints': np.zeros((1, count, 2), np.float32),
-                'keypoints_visible': np.ones((1, count), np.float32),
-                'id': index,
-            }
-        )
-    return persons
-
-
-def _tested_categories(
-    boxes: list[dict], truth: dict, dataset: BaseCocoStyleDataset
-) -> dict[int, int]:
-    """Tell which categories of the detections are tested, and as which of the truth."""
-    found = {box['category_id'] for box in boxes}
-    labelled = {a['category_id'] for a in truth['annotations'] if 'keypoints' in a}
-    named = {c['id'] for c in truth['categories'] if c.get('keypoints')}
-    true = labelled or named or {1}  # COCO's test images have neither
-    tested = {one: one for one in found & true}
-    if not tested and len(found) == len(true) == 1:
-        tested = dict(zip(found, true, strict=True))
-    told = (
-        f'The boxes in {dataset.bbox_file} are of category_id {_listed(found)}, and '
-        f'the persons in {dataset.ann_file} of category_id {_listed(true)}.'
-    )
-    if found and not tested:
-        raise InputError(
-            f'{told} Which are to be tested cannot be told: write the category_id of '
-            'the annotation file into the detections, or leave the others out.'
-        )
-    if tested not in ({}, {1: 1}):
-        used = ', '.join(f'{one} as {other}' for one, other in sorted(tested.items()))
-        print_log(
-            f'{told} Tested are those of {used}.',
-            logger='current',
-            level=logging.WARNING,
-        )
-    return tested
-
-
-def _listed(ids: set) -> str:
-    shown = sorted(ids, key=str)
-    return ', '.join(map(str, shown[:5])) + (', ...' if shown[5:] else '')
 
 
 def checked_meta(set_dataset_meta: Callable) -> Callable:
@@ -368,7 +281,12 @@ def _nobody(dataset: BaseCocoStyleDataset) -> str:
     )
 
 
-def _load_json(path: str) -> object:
+def load_json(path: str) -> object:
+    """Load a file of JSON in UTF-8.
+
+    Raises:
+        InputError: It is none, or cannot be read.
+    """
     try:
         with Path(path).open(encoding='utf-8') as file:
             return json.load(file)
@@ -379,40 +297,3 @@ def _load_json(path: str) -> object:
         ) from None
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror or error}.') from None
-
-
-def _read_detections(path: str) -> list[dict]:
-    # MMEngine would unpickle by the ending, and so run what is in the file.
-    if not path.endswith('.json'):
-        raise InputError(
-            f'The file of person detections {path} is not a .json file. Other kinds '
-            'are not read: a pickle would run code. Export it as JSON.'
-        )
-    content = _load_json(path)
-    if not isinstance(content, list):
-        raise InputError(f'{path} is not a list of person detections.')
-    for index, entry in enumerate(content):
-        field = _wrong_field(entry) if isinstance(entry, dict) else None
-        if field or not isinstance(entry, dict):
-            told = as_it_is(entry, field) if field else 'no object with fields'
-            raise InputError(
-                f'Entry [{index}] of the person detections {path} is not right '
-                f'({told}): each needs "image_id", "category_id", "bbox" of 4 numbers '
-                '[x, y, width, height] and a "score".'
-            )
-    return content
-
-
-def _wrong_field(entry: dict) -> str | None:
-    """Name the first field of a detection that is missing or of another kind."""
-    for field in ('image_id', 'category_id'):
-        if type(entry.get(field)) is not int:
-            return field
-    box = entry.get('bbox')
-    if not isinstance(box, list) or len(box) < 4 or not all(map(_is_number, box)):
-        return 'bbox'
-    return None if _is_number(entry.get('score')) else 'score'
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < HUGE

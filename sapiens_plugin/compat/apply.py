@@ -25,9 +25,10 @@ def apply() -> None:
     cpu.run_amp_on_cpu()
     cpu.run_distributed_on_cpu()
     # These import what could not be imported before.
-    from . import annotations, converters, evaluators, images, records
+    from . import annotations, converters, detections, evaluators, images, records
 
     annotations.check_annotation_files()
+    detections.read_detections_of_any_category()
     images.read_images_as_labelled()
     evaluators.tell_data_sets_apart()
     workers.repair_workers(apply)

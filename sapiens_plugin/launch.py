@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from sapiens_plugin.core.utils.home import expand_texts
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.command import Interrupted, prepare
 from sapiens_plugin.workbench.config_files import mend_coco_root
@@ -150,19 +149,10 @@ def _load(script: Path) -> ModuleType:
 
 
 def _read_config(args: Namespace) -> Mapping:
-    from mmengine.config import Config
-
+    from sapiens_plugin.jobs.read_config import load_config
     from sapiens_plugin.workbench.setup_check.gpu_probe import warn_if_gpu_unused
 
-    if not Path(args.config).is_file():
-        raise InputError(
-            f'The config {args.config} does not exist. The shipped ones are in '
-            'configs/ of the sapiens_plugin repository.'
-        )
-    cfg = Config.fromfile(args.config)
-    # The stock tool merges them once more.
-    cfg.merge_from_dict(expand_texts(args.cfg_options or {}))
-    expand_texts(cfg._cfg_dict)
+    cfg = load_config(args.config, args.cfg_options)
     warn_if_gpu_unused()
     return cfg
 

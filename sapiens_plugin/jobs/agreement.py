@@ -1,17 +1,20 @@
 """Parts of a config that have to agree: sizes, channels, keypoints, metrics."""
 
+import os
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from mmpose.registry import DATASETS, METRICS, MODELS
 
 import sapiens_plugin.registry  # noqa: F401  (makes the names known)
+from sapiens_plugin.core.utils.json_stream import read_lists
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE, get_architecture
 from sapiens_plugin.core.weight_files.checkpoint import open_weights
 from sapiens_plugin.errors import InputError
@@ -59,6 +62,7 @@ def disagreements(cfg: Config, *splits: str) -> Iterator[str]:
     yield from _model(cfg.model)
     if 'train' in splits and is_streamed(cfg.model):
         yield from _streaming(cfg)
+    orders: dict[tuple[str, ...], str] = {}  # of keypoints that are not converted
     for split in splits:
         dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
         if not dataset:
@@ -67,9 +71,13 @@ def disagreements(cfg: Config, *splits: str) -> Iterator[str]:
         for part, pipeline in parts:
             place = f'{split}_dataloader ({part.get("ann_file") or part.get("type")})'
             yield from _pipeline(cfg.model, pipeline, place)
-            yield from _keypoints(cfg, split, part, pipeline, place)
+            yield from _keypoints(cfg, split, part, pipeline, place, orders)
+        if 'datasets' in dataset and 'metainfo' in dataset:
+            place = f'the metainfo of {split}_dataloader.dataset'
+            yield from _keypoints(cfg, split, dataset, [], place, orders)
         if split != 'train':
             yield from _evaluator(cfg, split, parts)
+    yield from _orders(orders)
     if 'train' in splits:
         yield from _best(cfg)
         yield from _head_of_checkpoint(cfg)
@@ -225,7 +233,12 @@ def _codec(codec: Any) -> Mapping:
 
 
 def _keypoints(
-    cfg: Config, split: str, part: Mapping, pipeline: Sequence[Mapping], place: str
+    cfg: Config,
+    split: str,
+    part: Mapping,
+    pipeline: Sequence[Mapping],
+    place: str,
+    orders: dict[tuple[str, ...], str],
 ) -> Iterator[str]:
     out = (cfg.model.get('head') or {}).get('out_channels')
     try:
@@ -265,7 +278,16 @@ def _keypoints(
     if converters:
         count = converters[-1]['num_keypoints']
     elif split != 'train' and any('pred_converter' in m for m in _metrics(cfg, split)):
+        if split == 'test' and count != out and cfg.model.test_cfg.get('flip_test'):
+            yield (
+                f'model.test_cfg.flip_test asks for left and right of {out} keypoints, '
+                f'and {place} has {count}. Convert them in its pipeline '
+                '(KeypointConverter), or test with --cfg-options '
+                'model.test_cfg.flip_test=False.'
+            )
         return
+    else:
+        orders.setdefault(tuple(meta['keypoint_id2name'].values()), place)
     decoder = _codec(cfg.model.head.get('decoder'))
     if decoder.get('heatmap_type') == 'combined':  # and two offsets for each
         count *= 3
@@ -274,9 +296,26 @@ def _keypoints(
     )
 
 
+def _orders(orders: Mapping[tuple[str, ...], str]) -> Iterator[str]:
+    """Compare the names of keypoints of all data sets, taken in one order by all."""
+    (first, place), *others = orders.items() or [((), '')]
+    for names, other in others:
+        if len(names) != len(first):
+            continue  # told as a number
+        index = next(i for i, name in enumerate(names) if name != first[i])
+        yield (
+            f'Keypoint {index} is {first[index]} in {place}, and {names[index]} in '
+            f'{other}: the model would learn one and be judged by the other. Bring one '
+            "of them into the other's order with KeypointConverter, or mend its "
+            'metainfo.'
+        )
+
+
 def metainfo_of(part: Mapping) -> dict:
     """Read what a data set's config says of its keypoints; empty if nothing."""
     kind = DATASETS.get(part['type'])
+    if 'datasets' in part:  # a wrapper's own, which it reads as they do
+        kind = BaseCocoStyleDataset
     load = getattr(kind, '_load_metainfo', None)
     if load is None or not (part.get('metainfo') or getattr(kind, 'METAINFO', None)):
         return {}
@@ -298,18 +337,50 @@ def _evaluator(
     cfg: Config, split: str, parts: Sequence[tuple[Mapping, list]]
 ) -> Iterator[str]:
     evaluator = cfg.get(f'{split}_evaluator')
-    files = list(
-        dict.fromkeys(str(p['ann_file']) for p, _ in parts if p.get('ann_file'))
-    )
-    is_multi = isinstance(evaluator, Mapping) and is_named(
+    if isinstance(evaluator, Mapping) and is_named(
         evaluator.get('type', ''), 'MultiDatasetEvaluator'
-    )
+    ):
+        return
+    files = {
+        os.path.normpath(Path(part.get('data_root') or '', part['ann_file'])): part
+        for part, _ in parts
+        if part.get('ann_file')
+    }
     for metric in _metrics(cfg, split):
-        is_coco = any(is_named(metric['type'], name) for name in _COCO_METRICS)
-        # One that has the annotations of all of them in a file of its own can judge.
-        own = metric.get('ann_file')
-        if len(files) > 1 and is_coco and not is_multi and own in (None, *files):
-            yield _several(split, metric['type'], files)
+        if not any(is_named(metric['type'], name) for name in _COCO_METRICS):
+            continue
+        own = metric.get('ann_file') and os.path.normpath(metric['ann_file'])
+        if len(files) > 1 and own in (None, *files):
+            yield _several(
+                split, metric['type'], [part['ann_file'] for part in files.values()]
+            )
+        elif own and own not in files:
+            yield from _other_images(own, files, split)
+
+
+def _other_images(own: str, files: Iterable[str], split: str) -> Iterator[str]:
+    """Compare the images of a metric's own file with those that are predicted on."""
+    try:
+        judged = _images(own)
+        for file in files:
+            for number, name in _images(file).items():
+                if judged.get(number) != name:
+                    yield (
+                        f'{split}_evaluator compares with {own}, and '
+                        f'{split}_dataloader reads {file}, whose image {number} is '
+                        f'{name}, not {judged.get(number, "there")}. Leave ann_file '
+                        'out of the metric: it takes that of its data set.'
+                    )
+                    break
+    except InputError:
+        return  # whoever reads them tells
+
+
+def _images(path: str) -> dict[Any, str]:
+    return {
+        entry.get('id'): PurePath(str(entry.get('file_name'))).name
+        for _, _, entry in read_lists(path, 'images')
+    }
 
 
 def _several(split: str, metric: str, files: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Whether the schedules of a learning rate fit the epochs of their job."""
+"""Whether schedules, phases and validations fit the epochs of their job."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -31,13 +31,19 @@ def schedule_notes(cfg: Config, epoch_length: int | None = None) -> list[str]:
         A sentence or more for each; empty where nothing is odd, or where the rate
         follows from what only training shows.
     """
-    max_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    train_cfg = cfg.get('train_cfg') or {}
+    max_epochs, begin = train_cfg.get('max_epochs'), train_cfg.get('val_begin', 1)
     schedulers = cfg.get('param_scheduler') or []
-    if not isinstance(max_epochs, int) or not schedulers:
+    if not isinstance(max_epochs, int):
         return []
     if isinstance(schedulers, Mapping):
         schedulers = [schedulers]
     notes = list(_phase_notes(cfg, schedulers, max_epochs))
+    if cfg.get('val_dataloader') and begin > max_epochs:
+        notes.append(
+            f'There will be no validation: train_cfg.val_begin={begin} is beyond '
+            f'max_epochs={max_epochs}. Nor will there be a best checkpoint.'
+        )
     if epoch_length is not None:
         counts = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
         steps = epoch_length // counts  # of the optimizer
@@ -48,6 +54,8 @@ def schedule_notes(cfg: Config, epoch_length: int | None = None) -> list[str]:
         if not is_named(each['type'], 'WarmupLR')  # shorter than an epoch, mostly
         and (changed := _in_ticks(each, max_epochs, epoch_length))
     ]
+    if not decays:
+        return notes
     try:
         rates = _rates(decays, max_epochs)
     except (TypeError, ValueError, KeyError, AssertionError):  # the job itself tells

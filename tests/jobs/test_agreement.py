@@ -1,6 +1,7 @@
 """Parts of a config that have to agree."""
 
 import copy
+import json
 import re
 
 import pytest
@@ -200,7 +201,39 @@ def test_a_metric_may_convert_what_is_predicted(cfg):
     cfg.model.head.out_channels = 133
     assert 'is 133' in told(cfg, 'test')
     cfg.test_evaluator.pred_converter = dict(num_keypoints=17, mapping=[(0, 0)])
+    cfg.model.test_cfg.flip_test = False
     assert told(cfg, 'test') == ''
+
+
+def test_a_flip_test_needs_left_and_right_of_what_is_predicted(cfg):
+    cfg.model.head.out_channels = 133
+    cfg.test_evaluator.pred_converter = dict(num_keypoints=17, mapping=[(0, 0)])
+    assert 'left and right of 133 keypoints' in told(cfg, 'test')
+
+
+def test_all_data_sets_have_one_order_of_keypoints(cfg):
+    def named(*names):
+        info = metainfo(len(names))
+        for entry, name in zip(info['keypoint_info'].values(), names, strict=True):
+            entry['name'] = name
+        return info | dict(skeleton_info={})
+
+    own(cfg)
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.metainfo = named(*'abcdef')
+    assert told(cfg, 'train', 'val') == ''
+    cfg.val_dataloader.dataset.metainfo = named(*'abdcef')
+    found = told(cfg, 'train', 'val')
+    assert 'Keypoint 2 is c in train_dataloader' in found and 'and d in val' in found
+    cfg.val_dataloader.dataset.pipeline.insert(1, converter(6))
+    assert told(cfg, 'train', 'val') == ''
+
+
+def test_the_metainfo_of_a_combination_is_compared(cfg):
+    several(cfg, 'train')
+    cfg.train_dataloader.dataset.metainfo = metainfo(6)
+    found = told(cfg, 'train')
+    assert 'the number of keypoints of the metainfo of train_dataloader' in found
 
 
 def test_data_sets_inside_others_are_compared(cfg):
@@ -241,7 +274,8 @@ def several(cfg, split='val', *, files=('a.json', 'b.json'), kind='CombinedDatas
 def test_one_metric_for_several_files_is_told(cfg, split, kind):
     found = told(several(cfg, split, kind=kind), split)
     assert 'reads 2: a.json, b.json' in found and 'MultiDatasetEvaluator' in found
-    cfg[f'{split}_evaluator'].ann_file = 'a.json'
+    root = cfg[f'{split}_dataloader'].dataset.datasets[0].data_root
+    cfg[f'{split}_evaluator'].ann_file = f'{root}/./a.json'
     assert 'MultiDatasetEvaluator' in told(cfg, split)
     cfg[f'{split}_evaluator'] = [dict(type='EPE'), dict(type='CocoMetric')]
     assert 'MultiDatasetEvaluator' in told(cfg, split)
@@ -252,6 +286,31 @@ def test_one_metric_that_has_all_of_them_is_not(cfg):
     assert told(cfg, 'val') == ''
     cfg.val_evaluator = dict(type='EPE')
     assert told(cfg, 'val') == ''
+
+
+def test_a_metric_with_the_file_of_other_images_is_told(cfg, tmp_path):
+    def write(name, images):
+        images = [dict(id=i, file_name=f'a/{image}') for i, image in images.items()]
+        text = json.dumps(dict(images=images, annotations=[]))
+        (tmp_path / name).write_text(text, encoding='utf-8')
+        return str(tmp_path / name)
+
+    read = write('read.json', {1: 'one.jpg', 2: 'two.jpg'})
+    cfg.val_dataloader.dataset.update(data_root='', ann_file=read)
+
+    def judged_by(name, images):
+        cfg.val_evaluator.ann_file = write(name, images)
+        return told(cfg, 'val')
+
+    assert judged_by('read.json', {1: 'one.jpg'}) == ''
+    same = {1: 'one.jpg', 2: 'two.jpg', 3: 'three.jpg'}
+    write('read.json', {1: 'one.jpg', 2: 'two.jpg'})
+    assert judged_by('more.json', same) == ''
+    assert 'image 2 is two.jpg, not there.' in judged_by('b.json', {1: 'one.jpg'})
+    other = judged_by('c.json', {1: 'two.jpg', 2: 'one.jpg'})
+    assert 'image 1 is one.jpg, not two.jpg. Leave ann_file out' in other
+    cfg.val_evaluator.ann_file = str(tmp_path / 'no.json')
+    assert told(cfg, 'val') == ''  # the metric tells
 
 
 def test_one_file_twice_is_one(cfg):

@@ -118,3 +118,14 @@ def test_a_warm_up_that_never_ends_is_told():
     cfg.optim_wrapper = dict(accumulative_counts=16)
     assert schedule_notes(cfg, epoch_length=16 * 50) == []
     assert len(schedule_notes(cfg, epoch_length=16 * 4)) == 2
+
+
+def test_validations_that_never_come_are_told():
+    cfg = job(10)
+    cfg.train_cfg.val_begin = 11
+    assert schedule_notes(cfg) == []  # it has none
+    cfg.val_dataloader = dict(batch_size=1)
+    (note,) = schedule_notes(cfg)
+    assert 'no validation' in note and 'val_begin=11' in note
+    cfg.train_cfg.val_begin = 10
+    assert schedule_notes(cfg) == []

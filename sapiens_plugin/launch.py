@@ -258,7 +258,7 @@ def _check_nothing_is_lost(cfg: Mapping) -> None:
     folder = run_files.folder_of(work_dir, hook.get('out_dir'))
     found = run_files.resumable(folder, hook.get('filename_tmpl') or run_files.BY_EPOCH)
     found |= run_files.best(folder)
-    if run_identity.is_taken(folder, run_identity.run_of(work_dir)):
+    if run_identity.is_taken(folder, run_identity.run_of(work_dir), work_dir):
         found = set()  # the checkpoints of this run go beside that folder
     if found or run_files.last_of(cfg.work_dir):
         what = min(found) if found else f'last_checkpoint in {cfg.work_dir}'

@@ -1,8 +1,6 @@
 """Look whether everything is in place for a job, before it starts."""
 
-import contextlib
 import importlib.util
-import io
 import json
 import os
 import sys
@@ -54,13 +52,9 @@ _enter_environment()
 import argparse  # noqa: E402  (only there in the environment, as what follows)
 
 import sapiens_plugin  # noqa: E402
-from sapiens_plugin.core.utils.home import expand_texts  # noqa: E402
 from sapiens_plugin.errors import InputError  # noqa: E402
 from sapiens_plugin.workbench.command import run as run_command  # noqa: E402
-from sapiens_plugin.workbench.config_files import (  # noqa: E402
-    check_config_name,
-    mend_coco_root,
-)
+from sapiens_plugin.workbench.config_files import check_config_name  # noqa: E402
 from sapiens_plugin.workbench.setup_check import setup_packages  # noqa: E402
 from sapiens_plugin.workbench.setup_check.setup_report import (  # noqa: E402
     Check,
@@ -75,10 +69,10 @@ EXAMPLES = """examples:
 exits with 0 where all is ready, with 1 where something is to be mended, and with 2
 where the config cannot be read.
 """
-# A config is a program, and may fail as one.
-_NO_CONFIG = (
-    *(SyntaxError, NameError, ImportError, OSError, RuntimeError),
-    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
+# What building from a config ends in where that names what there is not.
+_NO_JOB = (
+    *(ImportError, RuntimeError, LookupError),
+    *(TypeError, ValueError, AttributeError),
 )
 
 
@@ -140,12 +134,11 @@ def look(config: Path | None, options: list[str]) -> Report:
     broken = [Check('all else', 'warn', 'comes when the packages above are in order')]
     groups = {'Environment': environment, 'Machine and job': broken}
     if setup_packages.is_complete(ROOT):
-        cfg = None if config is None else _read(config, options)
         faults = setup_packages.check_imports(commands)
         environment += faults
         if not faults:
             del groups['Machine and job']
-            groups |= _look_at_the_rest(cfg, config, options, commands)
+            groups |= _look_at_the_rest(config, options, commands)
     if config is None:
         return Report(groups, None, commands.tool('quickstart.py'))
     changed = ['--cfg-options', *options] if options else []
@@ -153,68 +146,61 @@ def look(config: Path | None, options: list[str]) -> Report:
 
 
 def _look_at_the_rest(
-    cfg: dict | None, config: Path | None, options: list[str], commands: Commands
+    config: Path | None, options: list[str], commands: Commands
 ) -> dict[str, list[Check]]:
-    from sapiens_plugin.compat.unpickling import allow_mmengine_checkpoints
-    from sapiens_plugin.workbench.setup_check.setup_data import check_job_files
     from sapiens_plugin.workbench.setup_check.setup_hardware import check_hardware
+
+    if config is None:
+        return {'Machine': check_hardware(None, commands)}
+    from sapiens_plugin.jobs.read_config import load_config
+    from sapiens_plugin.workbench.setup_check.setup_data import check_job_files
     from sapiens_plugin.workbench.setup_check.setup_job import read_setup_job
 
-    if cfg is None:
-        return {'Machine': check_hardware(None, commands)}
-    job = read_setup_job(cfg, config, options)
-    allow_mmengine_checkpoints()  # a .pth may be one
+    cfg = load_config(config, _changes(options))
+    job = read_setup_job(cfg.to_dict(), config, options)
     return {
-        'Machine': check_hardware(
-            job, commands, partial(_least_memory, config, _changes(options))
-        ),
+        'Machine': check_hardware(job, commands, partial(_least_memory, cfg)),
         'Job': [
-            *_check_settings(config, _changes(options), job.steps_per_epoch),
+            *_check_settings(cfg, job.steps_per_epoch),
             *check_job_files(job, commands),
         ],
     }
 
 
-def _check_settings(config: Path, changes: dict, epoch_length: int) -> list[Check]:
-    """Compare the parts of a config; imports the MM packages, for seconds."""
+def _check_settings(cfg, epoch_length: int) -> list[Check]:
+    """Compare the parts of a config."""
     from sapiens_plugin.jobs.agreement import disagreements
-    from sapiens_plugin.jobs.read_config import load_config
     from sapiens_plugin.jobs.schedule import schedule_notes
 
-    cfg = load_config(config, changes)
     try:
         found = list(disagreements(cfg, 'train', 'val', 'test'))
-    except _NO_CONFIG as error:
-        found = [f'{config} cannot be read: {type(error).__name__}: {error}']
+    except _NO_JOB as error:
+        found = [f'{cfg.filename} cannot be read: {type(error).__name__}: {error}']
     checks = [Check('settings', 'fail', text.strip()) for text in found]
+    checks = checks or [Check('settings', 'ok', 'sizes, keypoints and metrics agree')]
     notes = schedule_notes(cfg, epoch_length)
-    checks += [Check('schedules', 'warn', note) for note in notes]
-    return checks or [Check('settings', 'ok', 'sizes, keypoints and metrics agree')]
+    return checks + [Check('schedules', 'warn', note) for note in notes]
 
 
-def _least_memory(config: Path, changes: dict, dtype) -> int:
-    """Return the MiB that a job needs of a GPU; imports the MM packages, for seconds.
+def _least_memory(cfg, dtype) -> int:
+    """Return the MiB that a job needs of a GPU.
 
     Raises:
         InputError: The job is none that can be planned.
     """
-    try:
-        from sapiens_plugin.jobs.read_config import (
-            load_config,
-            read_job,
-            stage_measurer,
-        )
-        from sapiens_plugin.workbench.planning.job import Persons
-        from sapiens_plugin.workbench.setup_check.setup_memory import least_memory
+    from sapiens_plugin.jobs.read_config import read_job, stage_measurer
+    from sapiens_plugin.workbench.planning.job import Persons
+    from sapiens_plugin.workbench.setup_check.setup_memory import least_memory
 
-        cfg = load_config(config, changes)
-        nobody = Persons(train=0, val=0, test=0)  # memory does not depend on them
+    nobody = Persons(train=0, val=0, test=0)  # memory does not depend on them
+    try:
         return least_memory(read_job(cfg, persons=nobody), stage_measurer(cfg), dtype)
     except InputError:
         raise
-    except _NO_CONFIG as error:
+    except _NO_JOB as error:
         raise InputError(
-            f'The model of {config} cannot be built: {type(error).__name__}: {error}'
+            f'The model of {cfg.filename} cannot be built: {type(error).__name__}: '
+            f'{error}'
         ) from error
 
 
@@ -226,22 +212,6 @@ def _changes(options: list[str]) -> dict:
     reader.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     arguments = ['--cfg-options', *options] if options else []
     return reader.parse_args(arguments).cfg_options
-
-
-def _read(config: Path, options: list[str]) -> dict:
-    """Read a config without importing what it names."""
-    from mmengine.config import Config
-
-    mend_coco_root()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # of COCO_ROOT
-            cfg = Config.fromfile(config, import_custom_modules=False)
-        cfg.merge_from_dict(_changes(options))
-    except _NO_CONFIG as error:
-        raise InputError(
-            f'{config} cannot be read as a config: {type(error).__name__}: {error}'
-        ) from error
-    return expand_texts(cfg.to_dict())
 
 
 def show(report: Report) -> None:

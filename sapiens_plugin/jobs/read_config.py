@@ -38,6 +38,11 @@ from sapiens_plugin.workbench.planning.job_reader import (
 
 from .schedule import schedule_notes
 
+# A config is a program, and may fail as one.
+_NO_CONFIG = (
+    *(SyntaxError, NameError, ImportError, OSError, RuntimeError),
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
+)
 # Boxes of COCO_val2017_detections_AP_H_70_person.json, about.
 COCO_DETECTIONS = 104_000
 
@@ -54,7 +59,7 @@ def load_config(path: str | Path, options: Mapping | None = None) -> Config:
         # MMEngine prints which variables it put in, where others want JSON.
         with contextlib.redirect_stdout(io.StringIO()):
             cfg = Config.fromfile(path)
-    except (SyntaxError, NameError, OSError, KeyError, TypeError, ValueError) as error:
+    except _NO_CONFIG as error:
         raise InputError(
             f'{path} cannot be read as a config: {type(error).__name__}: {error}'
         ) from error

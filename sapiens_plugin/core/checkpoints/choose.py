@@ -9,7 +9,7 @@ from sapiens_plugin.errors import InputError
 
 from .loading import load_from_local
 from .run_files import BY_EPOCH, last_of, resumable
-from .run_identity import Run, origin_of, run_of
+from .run_identity import Origin, Run, origin_of, run_of
 from .sealed import Damaged
 
 
@@ -108,8 +108,10 @@ def _candidates(
         gone_back = run.went_on_from is not None and (
             origin.start < run.starts and origin.place > run.went_on_from
         )
+        # To be told of, and put out of the way.
+        is_spoilt = path == last and origin == Origin()
         saved = path.stat().st_mtime_ns
-        return run.owns(path), not gone_back, *origin.place, saved
+        return is_spoilt, run.owns(path), not gone_back, *origin.place, saved
 
     return sorted(filter(may_be_taken, origins), key=age, reverse=True)
 

@@ -183,16 +183,25 @@ def take_folder(run: Run, folder: Path) -> Path:
     """
     if _is_same(folder, Path(run.work_dir)):
         return folder
-    if is_taken(folder, run):
+    if is_taken(folder, run, Path(run.work_dir)):
         folder = folder.with_name(f'{folder.name}_{run.id[:8]}')
     run.write(folder)
     return folder
 
 
-def is_taken(folder: Path, run: Run | None) -> bool:
-    """Tell whether a folder has the checkpoints of another run than this one."""
+def is_taken(folder: Path, run: Run | None, work_dir: Path) -> bool:
+    """Tell whether a folder for checkpoints is another run's.
+
+    Args:
+        folder: The folder.
+        run: The run that asks, if it has begun.
+        work_dir: Its working directory. An earlier run in it that has saved nothing has
+            no claim.
+    """
     owner = run_of(folder)
-    return owner is not None and (run is None or owner.id != run.id)
+    if owner is None or (run is not None and owner.id == run.id):
+        return False
+    return any(folder.glob('*.pth')) or not _is_same(Path(owner.work_dir), work_dir)
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -156,6 +156,15 @@ def test_one_that_is_missing_is_told(three, tmp_path):
     assert f'{gone}, the last checkpoint, does not exist' in choice.passed_over[0]
 
 
+def test_a_last_one_that_tells_nothing_any_more_is_told(three, tmp_path, caplog):
+    path = tmp_path / 'iter_40.pth'
+    path.write_bytes(three[0].read_bytes()[:200])
+    run_files.set_last(tmp_path, path)
+    assert chosen_for(tmp_path, tmp_path) == str(three[0])
+    assert 'iter_40.pth is damaged' in caplog.text
+    assert not path.exists() and path.with_name('iter_40.pth.damaged').exists()
+
+
 def test_one_that_has_moved_with_its_directory_is_not(three, tmp_path, caplog):
     run_files.set_last(tmp_path, '/before/iter_30.pth')
     assert chosen_for(tmp_path, tmp_path) == str(three[0])

@@ -107,6 +107,15 @@ def test_a_folder_for_checkpoints_has_one_run(tmp_path):
     assert take_folder(other, folder) == folder.with_name('job_22222222')
 
 
+def test_a_run_that_saved_nothing_has_no_claim_on_the_folder(tmp_path):
+    folder, work_dir = tmp_path / 'disk' / 'job', tmp_path / 'job'
+    one, other = (Run(name * 32, str(work_dir)) for name in '12')
+    for run in (one, other, one):  # started anew in the same directory
+        assert take_folder(run, folder) == folder
+    save(folder / 'epoch_1.pth', one.note)
+    assert take_folder(other, folder) == folder.with_name('job_22222222')
+
+
 def test_its_own_directory_keeps_its_note(tmp_path):
     run = Run('x', str(tmp_path), starts=3)
     run.write()

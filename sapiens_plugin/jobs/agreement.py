@@ -26,8 +26,9 @@ from sapiens_plugin.workbench.planning.job_reader import (
     read_parts,
 )
 
-_FALLING = re.compile(r'loss|error|EPE|NME|MPJPE|MRRPE|MSE', re.IGNORECASE)
-_RISING = re.compile(r'AP|AR|PCK|AUC|acc|precision|recall|IoU', re.IGNORECASE)
+# Of scores: those of MMPose's metrics, and what is always called so.
+_FALLING = re.compile(r'[Ll]oss|[Ee]rror|\b(EPE|NME|MPJPE\w*|MRRPE|R?MSE)\b')
+_RISING = re.compile(r'[Aa]cc|\b(m?AP|AR|t?PCKh?|AUC|m?IoU|precision|recall)\b')
 _HEATMAP_HEADS = ('SapiensHeatmapHead', 'HeatmapHead')
 # Those that compare with one COCO file.
 _COCO_METRICS = ('CocoMetric', 'CocoWholeBodyMetric', 'PoseTrack18Metric')

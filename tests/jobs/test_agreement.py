@@ -377,8 +377,8 @@ def test_no_best_and_any_best(cfg):
         assert told(cfg, 'train') == ''
 
 
-FALLING = ['EPE', 'NME', 'MPJPE', 'P-MPJPE', 'loss', 'val/loss_kpt', 'mine/EPE']
-RISING = ['coco/AP', 'coco/AP .5', 'coco/AR', 'PCK', 'PCKh', 'AUC', 'acc_pose']
+FALLING = ['EPE', 'NME', 'MPJPE', 'P-MPJPE', 'MPJPE_all', 'val/loss_kpt', 'mine/EPE']
+RISING = ['coco/AP', 'coco/AP .5', 'coco/AR', 'PCK', 'PCKh@0.1', 'AUC', 'acc_pose']
 
 
 @pytest.mark.parametrize('key', FALLING + RISING)
@@ -393,3 +393,4 @@ def test_a_name_that_tells_nothing_needs_a_rule():
     with pytest.raises(InputError, match=r"Say rule='greater' or rule='less'"):
         best_rule('mine/score', None)
     assert best_rule('mine/score', 'less') == 'less'
+    assert best_rule('gap', 'less') == 'less'  # no AP

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
 from sapiens_plugin import launch
 
 REPO = Path(__file__).parents[1]

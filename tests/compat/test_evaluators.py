@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mmengine.structures import InstanceData
 
+import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.streamed.pose_estimator import TopdownPoseEstimator
 

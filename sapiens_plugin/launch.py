@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+from sapiens_plugin.core.utils.home import expand_texts
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.command import Interrupted, prepare
 from sapiens_plugin.workbench.config_files import mend_coco_root
@@ -152,7 +153,7 @@ def _read_config(args: Namespace) -> Mapping:
     from sapiens_plugin.jobs.read_config import load_config
     from sapiens_plugin.workbench.setup_check.gpu_probe import warn_if_gpu_unused
 
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, expand_texts(args.cfg_options))
     warn_if_gpu_unused()
     return cfg
 
@@ -224,9 +225,8 @@ def _check_dataset(dataset: Mapping) -> None:
         setup_checks.check_json_file(
             dataset.bbox_file,
             what='file of person detections',
-            way_out='Fetch it with `python3 tools/download_coco.py`, or test on '
-            'ground-truth boxes: --cfg-options '
-            "test_dataloader.dataset.bbox_file=''",
+            way_out='Fetch it (COCO: `python3 tools/download_coco.py`), or test on '
+            "annotated boxes: --cfg-options test_dataloader.dataset.bbox_file=''",
         )
     images = root / dataset.get('data_prefix', {}).get('img', '')
     setup_checks.check_image_directory(images, way_out=way_out)
@@ -258,7 +258,8 @@ def _check_nothing_is_lost(cfg: Mapping) -> None:
     folder = run_files.folder_of(work_dir, hook.get('out_dir'))
     found = run_files.resumable(folder, hook.get('filename_tmpl') or run_files.BY_EPOCH)
     found |= run_files.best(folder)
-    if run_identity.is_taken(folder, run_identity.run_of(work_dir), work_dir):
+    run = run_identity.run_of(work_dir) or run_identity.Run('', str(work_dir))
+    if run.shares(folder):
         found = set()  # the checkpoints of this run go beside that folder
     if found or run_files.last_of(cfg.work_dir):
         what = min(found) if found else f'last_checkpoint in {cfg.work_dir}'

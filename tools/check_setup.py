@@ -176,7 +176,8 @@ def _check_settings(cfg, epoch_length: int) -> list[Check]:
         found = list(disagreements(cfg, 'train', 'val', 'test'))
     except _NO_JOB as error:
         found = [f'{cfg.filename} cannot be read: {type(error).__name__}: {error}']
-    checks = [Check('settings', 'fail', text.strip()) for text in found]
+    mend = f'correct {cfg.filename}'
+    checks = [Check('settings', 'fail', text.strip(), mend) for text in found]
     checks = checks or [Check('settings', 'ok', 'sizes, keypoints and metrics agree')]
     notes = schedule_notes(cfg, epoch_length)
     return checks + [Check('schedules', 'warn', note) for note in notes]

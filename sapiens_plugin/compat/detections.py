@@ -98,7 +98,8 @@ def _tested_categories(
             f'{told} Which are to be tested cannot be told: write the category_id of '
             'the annotation file into the detections, or leave the others out.'
         )
-    if tested not in ({}, {1: 1}):
+    is_mapped = any(one != other for one, other in tested.items())
+    if is_mapped or (found - tested.keys() and true != {1}):
         used = ', '.join(f'{one} as {other}' for one, other in sorted(tested.items()))
         print_log(
             f'{told} Tested are those of {used}.',

@@ -45,9 +45,7 @@ def check_agreement(cfg: Config, *splits: str) -> None:
         InputError: Parts of the config disagree; all of them are named.
     """
     if found := list(disagreements(cfg, *splits)):
-        raise InputError(
-            'The parts of this config do not go together. ' + ' '.join(found)
-        )
+        raise InputError('\n- '.join(['These settings do not go together:', *found]))
 
 
 def disagreements(cfg: Config, *splits: str) -> Iterator[str]:
@@ -131,6 +129,8 @@ def _model(model: Mapping) -> Iterator[str]:
         decoder.get('input_size'),
         'model.backbone.img_size (height, width)',
         (width, height),
+        '(In the shipped configs, codec at the top has input_size and heatmap_size for '
+        'head and crops.)',
     )
     if model.get('neck'):
         return
@@ -244,9 +244,12 @@ def _keypoints(
     out = (cfg.model.get('head') or {}).get('out_channels')
     try:
         meta = metainfo_of(part)
-    except (AssertionError, KeyError, OSError, TypeError) as error:
+    except OSError as error:
+        yield f'The metainfo of {place} cannot be read: {error}'
+        return
+    except (AssertionError, KeyError, TypeError) as error:
         yield (
-            f'The metainfo of {place} cannot be read: {type(error).__name__}: {error}. '
+            f'The metainfo of {place} is not right: {type(error).__name__}: {error}. '
             'It needs dataset_name, keypoint_info, skeleton_info, joint_weights and '
             'sigmas, and each swap of a keypoint names another keypoint.'
         )
@@ -293,7 +296,13 @@ def _keypoints(
     if decoder.get('heatmap_type') == 'combined':  # and two offsets for each
         count *= 3
     yield from _differ(
-        'model.head.out_channels', out, f'the number of keypoints of {place}', count
+        'model.head.out_channels',
+        out,
+        f'the number of keypoints of {place}',
+        count,
+        ''
+        if 'metainfo' in part
+        else f'(That of {part["type"]}; data of its own keypoints needs a metainfo.)',
     )
 
 
@@ -352,9 +361,7 @@ def _evaluator(
             continue
         own = metric.get('ann_file') and os.path.normpath(metric['ann_file'])
         if len(files) > 1 and own in (None, *files):
-            yield _several(
-                split, metric['type'], [part['ann_file'] for part in files.values()]
-            )
+            yield _several(split, metric['type'], list(files.values()))
         elif own and own not in files:
             yield from _other_images(own, files, split)
 
@@ -384,22 +391,29 @@ def _images(path: str) -> dict[Any, str]:
     }
 
 
-def _several(split: str, metric: str, files: Sequence[str]) -> str:
-    names = [f'part_{letter}' for letter in 'abcdefghijklmnopqrstuvwxyz'[: len(files)]]
+def _several(split: str, metric: str, parts: Sequence[Mapping]) -> str:
+    files = [part['ann_file'] for part in parts]
+    names = [f'part_{number}' for number in range(1, len(parts) + 1)]
+    listed = ', '.join(names)
     metrics = ', '.join(f"dict(type='{metric}', prefix='{name}')" for name in names)
-    return (
+    metainfo = 'configs/_base_/datasets/coco.py'
+    text = (
         f'{metric} of {split}_evaluator compares with one annotation file, and '
         f'{split}_dataloader reads {len(files)}: {", ".join(files)}. Its numbers would '
         'be wrong. Judge each by itself, with a name of its own in its metainfo:\n\n'
-        + ''.join(
-            f"    {name} = dict(..., ann_file='{file}', metainfo=dict(\n"
-            f"        from_file='configs/_base_/datasets/coco.py', "
-            f"dataset_name='{name}'))\n"
-            for name, file in zip(names, files, strict=False)
+    )
+    for name, part in zip(names, parts, strict=True):
+        metainfo = (part.get('metainfo') or {}).get('from_file', metainfo)
+        text += (
+            f"    {name} = dict(..., ann_file='{part['ann_file']}', metainfo=dict(\n"
+            f"        from_file='{metainfo}', dataset_name='{name}'))\n"
         )
-        + f"    {split}_evaluator = dict(type='MultiDatasetEvaluator',\n"
-        f'        metrics=[{metrics}],\n        datasets=[{", ".join(names)}])\n\n'
-        f"The best one is then chosen by save_best='{names[0]}/AP', say. "
+    return text + (
+        f'    {split}_dataloader = dict(dataset=dict(datasets=[{listed}]))\n'
+        f"    {split}_evaluator = dict(_delete_=True, type='MultiDatasetEvaluator',\n"
+        f'        metrics=[{metrics}],\n'
+        f'        datasets=[{listed}])\n'
+        f"    default_hooks = dict(checkpoint=dict(save_best='{names[0]}/AP'))\n"
     )
 
 
@@ -439,10 +453,12 @@ def _best(cfg: Config) -> Iterator[str]:
                 yield f'{place}: {error}'
 
 
-def _differ(one: str, value: Any, other: str, expected: Any) -> Iterator[str]:
+def _differ(
+    one: str, value: Any, other: str, expected: Any, hint: str = ''
+) -> Iterator[str]:
     if value is None or expected is None:
         return
     if isinstance(value, list | tuple):
         value, expected = tuple(value), tuple(expected)
     if value != expected:
-        yield f'{one} is {value}, and {other} is {expected}.'
+        yield f'{one} is {value}, and {other} is {expected}. {hint}'.strip()

@@ -117,7 +117,7 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
     max_epochs = _positive(cfg.train_cfg.max_epochs, f'{name}: train_cfg.max_epochs')
     check_schedule(cfg)
     persons = persons or count_persons(cfg)
-    notes = schedule_notes(cfg, persons.train // batch or None)
+    notes = schedule_notes(cfg, -(-persons.train // batch) or None)
     return TrainingJob(
         name=name,
         arch=get_architecture(backbone.arch),
@@ -180,12 +180,17 @@ def count_persons(cfg: Config) -> Persons:
         published = COCO_PERSONS['train' if split == 'train' else 'val']
         what = repr(_without_steps(dataset))
         if what not in counted:
-            counted[what] = _count(dataset, published, notes)
+            try:
+                counted[what] = _count(dataset, published, notes)
+            except InputError as error:
+                if split != 'test':
+                    raise
+                notes.append(f'Tests are not planned. {error}')
+                counted[what] = 0
         return counted[what]
 
-    return Persons(
-        **{split: count(split) for split in ('train', 'val', 'test')}, notes=(*notes,)
-    )
+    persons = {split: count(split) for split in ('train', 'val', 'test')}
+    return Persons(**persons, notes=(*dict.fromkeys(notes),))
 
 
 def _count(dataset: Mapping, published: int, notes: list[str]) -> int:

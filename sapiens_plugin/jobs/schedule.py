@@ -15,7 +15,7 @@ _LOW = 0.01
 _LOW_SHARE = 0.1
 # A decay is cut off if the rate would fall below this share of where the job ends.
 _CUT = 0.5
-_TICKS = 20  # that stand for the iterations of an epoch
+_TICKS = 20  # that stand for the iterations of an epoch, if those are more
 _COUNTS = ('begin', 'end', 'T_max', 'step_size')
 
 
@@ -48,16 +48,17 @@ def schedule_notes(cfg: Config, epoch_length: int | None = None) -> list[str]:
         counts = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
         steps = epoch_length // counts  # of the optimizer
         notes += _warmup_notes(schedulers, max_epochs, steps)
+    ticks = min(_TICKS, epoch_length or _TICKS)
     decays = [
         changed
         for each in schedulers
         if not is_named(each['type'], 'WarmupLR')  # shorter than an epoch, mostly
-        and (changed := _in_ticks(each, max_epochs, epoch_length))
+        and (changed := _in_ticks(each, max_epochs, epoch_length, ticks))
     ]
     if not decays:
         return notes
     try:
-        rates = _rates(decays, max_epochs)
+        rates = _rates(decays, max_epochs, ticks)
     except (TypeError, ValueError, KeyError, AssertionError):  # the job itself tells
         return notes
     return notes + list(_rate_notes(rates, max_epochs))
@@ -101,7 +102,7 @@ def _warmup_notes(
 
 
 def _in_ticks(
-    scheduler: Mapping, max_epochs: int, epoch_length: int | None
+    scheduler: Mapping, max_epochs: int, epoch_length: int | None, ticks: int
 ) -> dict | None:
     """Write a schedule as one that counts ticks; None where there is no telling."""
     changed = dict(scheduler)
@@ -110,10 +111,10 @@ def _in_ticks(
     if not by_epoch:
         if epoch_length is None:
             return None
-        scale, last = _TICKS / epoch_length, max_epochs * epoch_length
+        scale, last = ticks / epoch_length, max_epochs * epoch_length
     else:
-        # One that moves between epochs moves once in _TICKS ticks: _rates sees to it.
-        scale = _TICKS if moves_within else 1
+        # One that moves between epochs moves once in all their ticks: see _rates.
+        scale = ticks if moves_within else 1
     begin = changed.get('begin', 0)
     # Without an end, the runner takes that of the job.
     ends = [last, begin + changed.get('T_max', 0)]
@@ -128,9 +129,9 @@ def _in_ticks(
     return changed if changed.get('begin', 0) < changed['end'] else None
 
 
-def _rates(schedulers: list[dict], max_epochs: int) -> list[float]:
+def _rates(schedulers: list[dict], max_epochs: int, ticks: int) -> list[float]:
     """Compute the rate of each epoch, those included that schedules know beyond."""
-    ends = [each['end'] / (1 if each['by_epoch'] else _TICKS) for each in schedulers]
+    ends = [each['end'] / (1 if each['by_epoch'] else ticks) for each in schedulers]
     horizon = max(max_epochs, *(math.ceil(e) for e in ends if e < 100 * max_epochs), 0)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     init_default_scope('mmpose')
@@ -140,11 +141,11 @@ def _rates(schedulers: list[dict], max_epochs: int) -> list[float]:
     ]
     optimizer.step()  # or a schedule warns of its order
     rates = []
-    for tick in range(1, horizon * _TICKS + 1):
-        if tick % _TICKS == 1:
+    for tick in range(horizon * ticks):
+        if tick % ticks == 0:
             rates.append(optimizer.param_groups[0]['lr'])
         for each in built:
-            if not each.by_epoch or tick % _TICKS == 0:
+            if not each.by_epoch or (tick + 1) % ticks == 0:
                 each.step()
     return rates
 

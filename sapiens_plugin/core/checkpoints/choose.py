@@ -9,7 +9,7 @@ from sapiens_plugin.errors import InputError
 
 from .loading import load_from_local
 from .run_files import BY_EPOCH, last_of, resumable
-from .run_identity import Origin, Run, origin_of, run_of
+from .run_identity import Origin, Run, is_same, origin_of
 from .sealed import Damaged
 
 
@@ -42,7 +42,7 @@ def choose_for(
         OSError: A directory or ``last_checkpoint`` cannot be read.
     """
     if named:
-        path = Path(named).expanduser()
+        path = Path(named)
         _check(path, resumable(path.parent, filename_tmpl))
         return named
     work_dir = Path(run.work_dir)
@@ -69,6 +69,8 @@ def choose_for(
     for problem in choice.passed_over:
         logger.warning(f'{problem} The run goes on from {choice.path}.')
     for path in choice.damaged:
+        if str(path) == run.adopted:
+            continue
         # Or it would count as one of those by time that are kept.
         try:
             path.replace(path.with_name(f'{path.name}.damaged'))
@@ -86,32 +88,31 @@ def _candidates(
 ) -> list[Path]:
     """List what a run may go on from, the newest first."""
     work_dir = Path(run.work_dir)
+    places = [work_dir]
     # They may have gone elsewhere before: out_dir is what to change on a full disk.
-    elsewhere = {folder, *([last.parent] if last else [])} - {work_dir}
-    origins = {
-        path: origin_of(path)
-        for place in (work_dir, *elsewhere)
-        for path in resumable(place, filename_tmpl)
-    }
+    for place in (folder, *([last.parent] if last else [])):
+        if not any(is_same(place, other) for other in places):
+            places.append(place)
+    found = {path for place in places for path in resumable(place, filename_tmpl)}
+    if last is not None and not any(is_same(last, path) for path in found):
+        found |= {last} if last.is_file() else set()  # whatever it is called
+    origins = {path: origin_of(path) for path in found}
 
     def may_be_taken(path: Path) -> bool:
-        if path.parent == work_dir:
-            return True
         run_id = origins[path].run_id
-        if path.parent == folder:
+        if is_same(path.parent, work_dir) or str(path) == run.adopted:
+            return True
+        if is_same(path.parent, folder):
             return run_id in (None, run.id)
-        owner = run_of(path.parent)
-        return run_id == run.id and (owner is None or owner.id == run.id)
+        return run_id == run.id and not run.shares(path.parent)
 
     def age(path: Path) -> tuple:
-        origin = origins[path]
-        gone_back = run.went_on_from is not None and (
-            origin.start < run.starts and origin.place > run.went_on_from
-        )
+        origin, saved = origins[path], path.stat().st_mtime_ns
         # To be told of, and put out of the way.
         is_spoilt = path == last and origin == Origin()
-        saved = path.stat().st_mtime_ns
-        return is_spoilt, run.owns(path), not gone_back, *origin.place, saved
+        if str(path) == run.adopted:  # before all that was saved before that start
+            return is_spoilt, True, True, run.starts, -1, saved
+        return is_spoilt, run.owns(path), not run.gave_up(origin), *origin.place, saved
 
     return sorted(filter(may_be_taken, origins), key=age, reverse=True)
 

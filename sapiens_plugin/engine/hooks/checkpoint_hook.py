@@ -28,7 +28,6 @@ from sapiens_plugin.core.checkpoints.run_identity import (
     KEY,
     Run,
     identify,
-    take_folder,
 )
 from sapiens_plugin.core.checkpoints.saving import (
     CheckpointNotWritten,
@@ -146,14 +145,10 @@ class CheckpointHook(StockCheckpointHook):
         """Tell where checkpoints go, and which one the run goes on from."""
         work_dir = Path(runner.work_dir)
         folder = folder_of(work_dir, self.out_dir if self._is_local else None)
-        run = identify(work_dir, anew=not runner._resume)
         path = None
-        try:
-            run.write()  # a start that fails shall leave no other run's folder behind
-            taken = take_folder(run, folder)
-        except OSError as error:
-            taken = folder
-            _warn_of_note(runner, error)
+        run, taken = identify(
+            work_dir, folder, anew=not runner._resume, logger=runner.logger
+        )
         if taken != folder:
             runner.logger.info(
                 f'{folder} has the checkpoints of another run. Those of this one go to '
@@ -167,11 +162,8 @@ class CheckpointHook(StockCheckpointHook):
                 named=runner._load_from,
                 filename_tmpl=self.filename_tmpl,
             )
-        self._run = run.started(Path(path).expanduser() if path else None)
-        try:
-            self._run.write()
-        except OSError as error:
-            _warn_of_note(runner, error)
+        self._run = run.started(Path(path) if path else None, taken)
+        self._run.write(work_dir, runner.logger)
         return taken, path
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -222,7 +214,7 @@ class CheckpointHook(StockCheckpointHook):
         if runner._resume:
             self.last_ckpt = runner.message_hub.get_info('last_ckpt', None)
             if path := runner._load_from:
-                here = path if '://' in path else Path(path).expanduser().absolute()
+                here = path if '://' in path else Path(path).absolute()
                 self._point_at(runner, here)  # until there is a newer one
         if is_main_process():
             for part in unfinished(Path(runner.work_dir), self._folder):
@@ -690,13 +682,6 @@ def save_to_stop(runner: Runner) -> str:
 def _take_back(hub: MessageHub, infos: dict) -> None:
     hub.runtime_info.clear()
     hub.runtime_info.update(infos)
-
-
-def _warn_of_note(runner: Runner, error: OSError) -> None:
-    runner.logger.warning(
-        f'{error.filename} could not be written: {error.strerror or error}. A copy of '
-        'this directory could be taken for the run itself.'
-    )
 
 
 def _warn_of_rest(runner: Runner, error: OSError) -> None:

@@ -140,7 +140,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 metric.compute_metrics = without_result(metric.compute_metrics)
         self._note_surroundings()
         self.runner.call_hook('before_train')
-        if self._epoch >= self._max_epochs and not self.validation_due:
+        if self._epoch >= self._max_epochs:
             self.runner.logger.warning(
                 f'All {self._max_epochs} epochs have been trained. For more of them: '
                 '--cfg-options train_cfg.max_epochs=N. Schedules of the learning rate '

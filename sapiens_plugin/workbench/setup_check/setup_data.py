@@ -22,11 +22,9 @@ from sapiens_plugin.workbench.demo.make_demo import DemoPaths
 from sapiens_plugin.workbench.planning.amounts import size
 
 from .setup_checks import check_can_write, check_json_file
-from .setup_job import DataSource, SetupJob
+from .setup_job import COUNTED, DataSource, SetupJob
 from .setup_report import Check, Commands, shorten
 
-# Larger files take seconds to read.
-_COUNTED = 40_000_000  # bytes
 # COCO 2017 as MMPose reads it: persons, and the images that they are on.
 _PERSONS = {TRAIN: 149_813, VAL: 6_352}
 _IMAGES_WITH_PERSONS = {TRAIN: 56_599, VAL: 2_346}
@@ -109,7 +107,7 @@ def check_data(source: DataSource, commands: Commands) -> list[Check]:
         check_json_file(source.annotations, what='annotation file', way_out='')
         named, counted = _count(source)
     except InputError as error:
-        mend = _way_to_data(source, commands)
+        mend = commands.tool('check_dataset.py', source.annotations, source.images)
         checks, named = [Check(name, 'fail', str(error).strip(), mend)], None
     else:
         checks = [Check(name, 'ok', f'{counted} in {shorten(source.annotations)}')]
@@ -122,7 +120,7 @@ def _count(source: DataSource) -> tuple[Mapping[str, int] | None, str]:
     length = source.annotations.stat().st_size
     if part is not None and _is_published(source, length):
         return None, f'{_PERSONS[part]:,}'
-    if length > _COUNTED:
+    if length > COUNTED:
         return None, f'not counted: {size(length)}'
     try:
         named = keypoint_images(source.annotations)
@@ -214,7 +212,10 @@ def _names(folder: Path) -> set[str]:
 def check_detections(source: DataSource, commands: Commands) -> Check:
     """Look at the file of person detections, which tests alone need."""
     name = f'{source.split} boxes'
-    mend = _way_to_data(source, commands)
+    mend = (
+        f'{_way_to_data(source, commands)}; or test on annotated boxes: --cfg-options '
+        f"{source.split}_dataloader.dataset.bbox_file=''"
+    )
     if not source.detections.exists():
         detail = f'{shorten(source.detections)} is missing; tools/test.py needs it'
         return Check(name, 'warn', detail, mend)

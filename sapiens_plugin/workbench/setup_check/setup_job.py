@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from sapiens_plugin.core.coco.annotations import keypoint_images
 from sapiens_plugin.core.streaming.memory import HostMemory, host_memory
 from sapiens_plugin.core.streaming.moments import moment_bytes
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE
@@ -28,6 +30,8 @@ from .setup_report import Commands
 _SPLITS = ('train', 'val', 'test')
 _BUFFERED_BATCHES = 2  # that a worker of PyTorch's loader makes ahead
 _FLOAT = 4  # bytes
+# Larger annotation files take seconds to read.
+COUNTED = 40_000_000  # bytes
 _PERSON_BYTES = 1_590  # that COCO's annotation files have for each person of a job
 
 
@@ -132,7 +136,7 @@ class SetupJob:
 
     @property
     def persons(self) -> int:
-        """Persons of the annotations that training reads, about: by their size.
+        """Persons of the annotations that training reads; of large files, about.
 
         COCO's, where a file is not there yet.
         """
@@ -142,9 +146,8 @@ class SetupJob:
     @property
     def steps_per_epoch(self) -> int:
         """Iterations of an epoch, about."""
-        train = [s for s in self.sources if s.split == 'train']
-        persons = sum(_persons_of(s) for s in train)
-        return max(persons // max(self.batch, 1), 1)
+        persons = sum(_persons_of(s) for s in self.sources if s.split == 'train')
+        return max(-(-persons // max(self.batch, 1)), 1)
 
     @property
     def disk_bytes(self) -> int:
@@ -254,9 +257,13 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
 
 
 def _persons_of(source: DataSource) -> int:
-    if source.annotations.is_file():
-        return source.annotations.stat().st_size // _PERSON_BYTES
-    return COCO_PERSONS[source.split]
+    if not source.annotations.is_file():
+        return COCO_PERSONS[source.split]
+    size = source.annotations.stat().st_size
+    if size <= COUNTED and source.counted:
+        with suppress(InputError):  # told where the file is looked at
+            return sum(keypoint_images(source.annotations).values())
+    return size // _PERSON_BYTES
 
 
 def _get(mapping: Mapping, *keys: str):

@@ -105,7 +105,8 @@ def test_elsewhere_only_its_own_is_taken(tmp_path, run, owner):
     last = save(away / 'epoch_2.pth', run, iteration=2)
     run_files.set_last(work_dir, last)
     if owner is not None:
-        Run(owner, str(away)).write(away)
+        place = work_dir if owner == 'mine' else away
+        Run(owner, str(place)).write(away, logging.getLogger())
     is_its_own = run == 'mine' and owner != 'other'
     if is_its_own:
         assert chosen_for(work_dir, work_dir) == str(last)
@@ -127,7 +128,7 @@ def test_on_another_disk_those_of_others_stay(tmp_path):
 
 
 def test_what_was_given_up_comes_last(tmp_path):
-    run = Run('mine', str(tmp_path), starts=2, went_on_from=(1, 10))
+    run = Run('mine', str(tmp_path), starts=2, turns=((2, (1, 10)),))
     for iteration in (10, 20):
         save(tmp_path / f'iter_{iteration}.pth', 'mine', iteration=iteration)
 

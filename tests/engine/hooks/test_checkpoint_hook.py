@@ -562,6 +562,40 @@ def test_one_that_was_named_brings_no_claims_with_it(cfg, make_runner, tmp_path)
     assert names(tmp_path / 'b', 'epoch_*') == ['epoch_1.pth', 'epoch_2.pth']
 
 
+def test_one_of_another_run_that_was_named_is_taken_again(cfg, make_runner, tmp_path):
+    a, b = tmp_path / 'a', tmp_path / 'b'
+    stop(cfg, make_runner, a, 4)
+    stop(cfg, make_runner, b, 7)
+    cfg.default_hooks.checkpoint.interval_minutes = 1000
+    named = str(a / 'iter_4.pth')
+    stop(cfg, make_runner, b, 5, resume=True, load_from=named)  # saves nothing
+    start, _ = stop(cfg, make_runner, b, 7, resume=True)
+    assert start == 4 and names(b, 'epoch_*') == ['epoch_1.pth', 'epoch_2.pth']
+    assert stop(cfg, make_runner, b, 8, resume=True)[0] == 6  # its own since then
+
+
+def test_one_of_whatever_name_is_taken_again(cfg, make_runner, tmp_path):
+    stop(cfg, make_runner, tmp_path / 'a', 5)
+    kept = (tmp_path / 'a' / 'iter_4.pth').rename(tmp_path / 'a' / 'keep.pth')
+    cfg.default_hooks.checkpoint.interval_minutes = 1000
+    stop(cfg, make_runner, tmp_path / 'a', 5, resume=True, load_from=str(kept))
+    assert stop(cfg, make_runner, tmp_path / 'a', 6, resume=True)[0] == 4
+
+
+def test_a_file_that_was_put_in_the_place_of_its_own_stays(cfg, make_runner, tmp_path):
+    stop(cfg, make_runner, tmp_path / 'a', 4)
+    other = (tmp_path / 'a' / 'epoch_1.pth').read_bytes()
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 1
+    cfg.work_dir = str(tmp_path / 'b')
+
+    def put(runner):
+        (tmp_path / 'b' / 'epoch_1.pth').write_bytes(other)
+
+    with pytest.raises(Stopped):
+        make_runner(cfg, Do(put, at=4), stop_at(7)).train()
+    assert (tmp_path / 'b' / 'epoch_1.pth').read_bytes() == other
+
+
 # --- Weights that do not train ------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Look whether everything is in place for a job, before it starts."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -161,16 +162,18 @@ def _look_at_the_rest(
     return {
         'Machine': check_hardware(job, commands, partial(_least_memory, cfg)),
         'Job': [
-            *_check_settings(cfg, job.steps_per_epoch),
+            *_check_settings(cfg, job),
             *check_job_files(job, commands),
         ],
     }
 
 
-def _check_settings(cfg, epoch_length: int) -> list[Check]:
+def _check_settings(cfg, job) -> list[Check]:
     """Compare the parts of a config."""
     from sapiens_plugin.jobs.agreement import disagreements
+    from sapiens_plugin.jobs.read_config import count_persons
     from sapiens_plugin.jobs.schedule import schedule_notes
+    from sapiens_plugin.workbench.setup_check.setup_data import is_soon_counted
 
     try:
         found = list(disagreements(cfg, 'train', 'val', 'test'))
@@ -179,7 +182,11 @@ def _check_settings(cfg, epoch_length: int) -> list[Check]:
     mend = f'correct {cfg.filename}'
     checks = [Check('settings', 'fail', text.strip(), mend) for text in found]
     checks = checks or [Check('settings', 'ok', 'sizes, keypoints and metrics agree')]
-    notes = schedule_notes(cfg, epoch_length)
+    steps = None
+    with contextlib.suppress(InputError):  # told where the files are looked at
+        if is_soon_counted(job):
+            steps = -(-count_persons(cfg).train // max(job.batch, 1))
+    notes = schedule_notes(cfg, steps)
     return checks + [Check('schedules', 'warn', note) for note in notes]
 
 

@@ -28,7 +28,9 @@ from sapiens_plugin.workbench.planning.job_reader import (
 
 # Of scores: those of MMPose's metrics, and what is always called so.
 _FALLING = re.compile(r'[Ll]oss|[Ee]rror|\b(EPE|NME|MPJPE\w*|MRRPE|R?MSE)\b')
-_RISING = re.compile(r'[Aa]cc|\b(m?AP|AR|t?PCKh?|AUC|m?IoU|precision|recall)\b')
+_RISING = re.compile(
+    r'\bacc(uracy)?(?![a-z])|\b(m?AP|AR|t?PCKh?|AUC|m?IoU|precision|recall)\b'
+)
 _HEATMAP_HEADS = ('SapiensHeatmapHead', 'HeatmapHead')
 # Those that compare with one COCO file.
 _COCO_METRICS = ('CocoMetric', 'CocoWholeBodyMetric', 'PoseTrack18Metric')
@@ -72,7 +74,7 @@ def disagreements(cfg: Config, *splits: str) -> Iterator[str]:
             yield from _pipeline(cfg.model, pipeline, place)
             yield from _keypoints(cfg, split, part, pipeline, place, orders)
         if 'datasets' in dataset and 'metainfo' in dataset:
-            place = f'the metainfo of {split}_dataloader.dataset'
+            place = f'{split}_dataloader.dataset (metainfo)'
             yield from _keypoints(cfg, split, dataset, [], place, orders)
         if split != 'train':
             yield from _evaluator(cfg, split, parts)
@@ -147,7 +149,7 @@ def _model(model: Mapping) -> Iterator[str]:
     yield from _differ(
         'model.head.decoder.heatmap_size (width, height)',
         decoder.get('heatmap_size'),
-        'the heatmaps that model.head makes of such images',
+        'the size of the heatmaps that model.head makes of such images',
         made,
     )
 
@@ -209,7 +211,11 @@ def _pipeline(model: Mapping, pipeline: Sequence[Mapping], place: str) -> Iterat
                 decoder.get('input_size'),
             )
             is_udp = decoder['type'].startswith('UDP')
-            if 'Heatmap' in decoder['type'] and step.get('use_udp', False) != is_udp:
+            if (
+                is_named(model.backbone.type, 'SapiensBackbone')
+                and 'Heatmap' in decoder['type']
+                and step.get('use_udp', False) != is_udp
+            ):
                 yield (
                     f'TopdownAffine in {place} has use_udp={not is_udp}, and the codec '
                     f'is {decoder["type"]}: every keypoint would be off by a part of a '
@@ -257,19 +263,27 @@ def _keypoints(
     if not meta or not isinstance(out, int):
         return
     count = meta['num_keypoints']
+    metrics = _metrics(cfg, split) if split != 'train' else []
+    is_own = _is_own(part.get('metainfo'))
+    asked = {
+        'joint_weights': is_own
+        or any(step.get('use_dataset_keypoint_weights') for step in pipeline),
+        'sigmas': any(_is_coco(metric) for metric in metrics),
+    }
     for name, key in (
         ('joint_weights', 'dataset_keypoint_weights'),
         ('sigmas', 'sigmas'),
     ):
-        yield from _differ(
-            f'the number of {name} in the metainfo of {place}',
-            len(meta[key]),
-            'that of its keypoints',
-            count,
-        )
+        if asked[name]:
+            yield from _differ(
+                f'the number of {name} in the metainfo of {place}',
+                len(meta[key]),
+                'that of its keypoints',
+                count,
+            )
     partner = meta['flip_indices']
     for number, other in enumerate(partner):
-        if partner[other] != number:
+        if is_own and partner[other] != number:
             names = meta['keypoint_id2name']
             yield (
                 f'In the metainfo of {place}, {names[number]} has swap='
@@ -281,7 +295,7 @@ def _keypoints(
     ]
     if converters:
         count = converters[-1]['num_keypoints']
-    elif split != 'train' and any('pred_converter' in m for m in _metrics(cfg, split)):
+    elif any('pred_converter' in metric for metric in metrics):
         if split == 'test' and count != out and cfg.model.test_cfg.get('flip_test'):
             yield (
                 f'model.test_cfg.flip_test asks for left and right of {out} keypoints, '
@@ -293,6 +307,10 @@ def _keypoints(
     else:
         orders.setdefault(tuple(meta['keypoint_id2name'].values()), place)
     decoder = _codec(cfg.model.head.get('decoder'))
+    if not re.search('Heatmap|SimCC', decoder.get('type', '')):
+        return  # channels may be coordinates
+    if split != 'train' and 'output_keypoint_indices' in (cfg.model.test_cfg or ()):
+        return
     if decoder.get('heatmap_type') == 'combined':  # and two offsets for each
         count *= 3
     yield from _differ(
@@ -303,6 +321,13 @@ def _keypoints(
         ''
         if 'metainfo' in part
         else f'(That of {part["type"]}; data of its own keypoints needs a metainfo.)',
+    )
+
+
+def _is_own(metainfo: Mapping | None) -> bool:
+    """Tell whether a metainfo is the user's, not one that comes with MMPose."""
+    return bool(metainfo) and (
+        'from_file' not in metainfo or Path(metainfo['from_file']).is_file()
     )
 
 
@@ -357,13 +382,24 @@ def _evaluator(
         if part.get('ann_file')
     }
     for metric in _metrics(cfg, split):
-        if not any(is_named(metric['type'], name) for name in _COCO_METRICS):
+        if not _is_coco(metric):
             continue
+        for part, _ in parts:
+            if not (part.get('test_mode') or metric.get('ann_file')):
+                yield (
+                    f'{metric["type"]} of {split}_evaluator finds the annotations of '
+                    f'{part.get("ann_file") or part["type"]} only with test_mode=True '
+                    'in that data set itself. Set it.'
+                )
         own = metric.get('ann_file') and os.path.normpath(metric['ann_file'])
         if len(files) > 1 and own in (None, *files):
             yield _several(split, metric['type'], list(files.values()))
         elif own and own not in files:
             yield from _other_images(own, files, split)
+
+
+def _is_coco(metric: Mapping) -> bool:
+    return any(is_named(metric['type'], name) for name in _COCO_METRICS)
 
 
 def _other_images(own: str, files: Iterable[str], split: str) -> Iterator[str]:
@@ -405,8 +441,8 @@ def _several(split: str, metric: str, parts: Sequence[Mapping]) -> str:
     for name, part in zip(names, parts, strict=True):
         metainfo = (part.get('metainfo') or {}).get('from_file', metainfo)
         text += (
-            f"    {name} = dict(..., ann_file='{part['ann_file']}', metainfo=dict(\n"
-            f"        from_file='{metainfo}', dataset_name='{name}'))\n"
+            f"    {name} = dict(..., ann_file='{part['ann_file']}', test_mode=True,\n"
+            f"        metainfo=dict(from_file='{metainfo}', dataset_name='{name}'))\n"
         )
     return text + (
         f'    {split}_dataloader = dict(dataset=dict(datasets=[{listed}]))\n'
@@ -440,12 +476,12 @@ def _best(cfg: Config) -> Iterator[str]:
         for key, rule in zip(keys, rules, strict=False):
             if key == 'auto':
                 continue
-            prefix, slash, name = key.rpartition('/')
+            prefix, slash, _ = key.rpartition('/')
             if (prefix if slash else None) not in prefixes:
-                told = ', '.join(f'{p}/{name}' if p else name for p in prefixes)
+                told = ' or '.join(f"'{p}/'" if p else 'no prefix' for p in prefixes)
                 yield (
                     f'{place}={key!r} is no score of val_evaluator, whose scores have '
-                    f'names like {told}. Take one of those, or None.'
+                    f'{told} before their names. Take one of those, or None.'
                 )
             try:
                 best_rule(key, rule)

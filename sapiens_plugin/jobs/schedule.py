@@ -46,19 +46,19 @@ def schedule_notes(cfg: Config, epoch_length: int | None = None) -> list[str]:
         )
     if epoch_length is not None:
         counts = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
-        steps = epoch_length // counts  # of the optimizer
-        notes += _warmup_notes(schedulers, max_epochs, steps)
+        notes += _warmup_notes(schedulers, max_epochs, epoch_length, counts)
     ticks = min(_TICKS, epoch_length or _TICKS)
     decays = [
         changed
         for each in schedulers
-        if not is_named(each['type'], 'WarmupLR')  # shorter than an epoch, mostly
+        if not _is_warmup(each)  # told apart, and shorter than an epoch, mostly
         and (changed := _in_ticks(each, max_epochs, epoch_length, ticks))
     ]
     if not decays:
         return notes
     try:
-        rates = _rates(decays, max_epochs, ticks)
+        optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+        rates = _rates(decays, max_epochs, ticks, optimizer.get('lr', 1.0))
     except (TypeError, ValueError, KeyError, AssertionError):  # the job itself tells
         return notes
     return notes + list(_rate_notes(rates, max_epochs))
@@ -83,21 +83,33 @@ def _phase_notes(
         )
 
 
+def _is_warmup(scheduler: Mapping) -> bool:
+    kind = scheduler['type']
+    rises = scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1.0)
+    return is_named(kind, 'WarmupLR') or (is_named(kind, 'LinearLR') and rises)
+
+
 def _warmup_notes(
-    schedulers: list[Mapping], max_epochs: int, steps: int
+    schedulers: list[Mapping], max_epochs: int, epoch_length: int, counts: int
 ) -> Iterator[str]:
     begins = {each.get('begin', 0) for each in schedulers if each.get('by_epoch', True)}
-    for each in schedulers:
-        if not is_named(each['type'], 'WarmupLR'):
-            continue
-        begin, wanted = each.get('begin', 0), each['optimizer_steps']
-        end = min((b for b in begins if b > begin), default=max_epochs)
-        if (there := (end - begin) * steps) < wanted:
+    for each in filter(_is_warmup, schedulers):
+        begin = each.get('begin', 0)
+        if 'optimizer_steps' in each:
+            wanted, unit = each['optimizer_steps'], 'optimizer steps'
+            end = min((b for b in begins if b > begin), default=max_epochs)
+            there = (end - begin) * (epoch_length // counts)
+        elif not each.get('by_epoch', True):
+            wanted, unit = each.get('end', 0) - begin, 'iterations'
+            there = max_epochs * epoch_length - begin
+        else:
+            wanted, unit = each.get('end', max_epochs) - begin, 'epochs'
+            there = max_epochs - begin
+        if there < wanted:
             yield (
-                f'The warm-up from epoch {begin} on takes {wanted} optimizer steps, '
-                f'and there are {there} until epoch {end}: the learning rate never '
-                'gets to its full height. Lower optimizer_steps of WarmupLR in '
-                'param_scheduler.'
+                f'The warm-up {each["type"]} (param_scheduler, begin={begin}) takes '
+                f'{wanted} {unit}, and there are {there}: the learning rate never gets '
+                'to its full height. Make it shorter.'
             )
 
 
@@ -123,17 +135,20 @@ def _in_ticks(
     for key in _COUNTS:
         if key in changed:
             changed[key] = round(changed[key] * scale)
-    if 'milestones' in changed:
-        changed['milestones'] = [round(each * scale) for each in changed['milestones']]
+    for key in ('milestones', 'periods'):
+        if key in changed:
+            changed[key] = [round(each * scale) for each in changed[key]]
     changed['by_epoch'] = by_epoch and not moves_within
     return changed if changed.get('begin', 0) < changed['end'] else None
 
 
-def _rates(schedulers: list[dict], max_epochs: int, ticks: int) -> list[float]:
+def _rates(
+    schedulers: list[dict], max_epochs: int, ticks: int, rate: float
+) -> list[float]:
     """Compute the rate of each epoch, those included that schedules know beyond."""
     ends = [each['end'] / (1 if each['by_epoch'] else ticks) for each in schedulers]
     horizon = max(max_epochs, *(math.ceil(e) for e in ends if e < 100 * max_epochs), 0)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
     init_default_scope('mmpose')
     built = [
         PARAM_SCHEDULERS.build(each, default_args=dict(optimizer=optimizer))
@@ -158,8 +173,8 @@ def _rate_notes(rates: list[float], max_epochs: int) -> Iterator[str]:
     if low > 1 and low > _LOW_SHARE * max_epochs:
         yield (
             f'The last {low} of {max_epochs} epochs train at less than {_LOW:.0%} of '
-            'the highest learning rate: param_scheduler ends long before '
-            'train_cfg.max_epochs. Give both the same epochs (end, T_max, milestones).'
+            'the highest learning rate: param_scheduler lowers it too early. Give it '
+            'the epochs of train_cfg.max_epochs (end, T_max, milestones).'
         )
     if beyond and min(beyond) < _CUT * own[-1]:
         yield (

@@ -169,17 +169,17 @@ def test_own_keypoints(cfg):
         (dict(sigmas=17), r'number of sigmas in the metainfo of .* is 17, .* is 6'),
         (dict(weights=5), r'number of joint_weights .* is 5, .* is 6'),
         (dict(swaps={0: 'point_1'}), r"point_0 has swap='point_1'.*flip would mix"),
-        (dict(swaps={0: 'nobody'}), r"cannot be read: KeyError: 'nobody'"),
+        (dict(swaps={0: 'nobody'}), r"is not right: KeyError: 'nobody'"),
     ],
 )
 def test_own_metainfo_that_is_not_whole(cfg, options, text):
     with pytest.raises(InputError, match=text):
-        check_agreement(own(cfg, **options), 'train')
+        check_agreement(own(cfg, **options), 'train', 'val')
 
 
 def test_a_file_of_metainfo_that_is_missing(cfg):
     cfg.train_dataloader.dataset.metainfo = dict(from_file='no/such.py')
-    assert 'FileNotFoundError' in told(cfg, 'train')
+    assert 'no/such.py" does not exist.' in told(cfg, 'train')
 
 
 def converter(count):
@@ -233,7 +233,9 @@ def test_the_metainfo_of_a_combination_is_compared(cfg):
     several(cfg, 'train')
     cfg.train_dataloader.dataset.metainfo = metainfo(6)
     found = told(cfg, 'train')
-    assert 'the number of keypoints of the metainfo of train_dataloader' in found
+    assert (
+        'the number of keypoints of train_dataloader.dataset (metainfo) is 6' in found
+    )
 
 
 def test_data_sets_inside_others_are_compared(cfg):
@@ -319,16 +321,16 @@ def test_one_file_twice_is_one(cfg):
 
 def test_the_snippet_is_python_that_agrees(cfg):
     found = told(several(cfg), 'val')
-    snippet = found[found.index('    part_a') : found.index('\n\nThe best')]
+    snippet = found[found.index('    part_1') :]
     snippet = '\n'.join(line[4:] for line in snippet.splitlines())
     given = dict(cfg.val_dataloader.dataset.datasets[0])
-    for name in ('ann_file', 'metainfo'):
+    for name in ('ann_file', 'metainfo', 'test_mode'):
         given.pop(name, None)
     names = {'given': given}
     exec(snippet.replace('...', '**given'), names)
-    cfg.val_evaluator = names['val_evaluator']
-    cfg.val_dataloader.dataset.datasets = [names['part_a'], names['part_b']]
-    cfg.default_hooks.checkpoint.save_best = 'part_a/AP'
+    written = {key: names[key] for key in ('val_evaluator', 'val_dataloader')}
+    cfg.merge_from_dict(written | dict(default_hooks=names['default_hooks']))
+    assert cfg.default_hooks.checkpoint.save_best == 'part_1/AP'
     assert told(cfg, 'train', 'val') == ''
     cfg.default_hooks.checkpoint.save_best = 'coco/AP'
     assert "'coco/AP' is no score" in told(cfg, 'train', 'val')
@@ -337,10 +339,14 @@ def test_the_snippet_is_python_that_agrees(cfg):
 @pytest.mark.parametrize(
     ('evaluator', 'best', 'text'),
     [
-        (dict(type='CocoMetric', prefix='mine'), 'coco/AP', 'names like mine/AP'),
-        (dict(type='EPE'), 'coco/AP', 'names like AP'),
-        (dict(type='CocoWholeBodyMetric'), 'coco/AP', 'coco-wholebody/AP'),
-        ([dict(type='EPE'), dict(type='NME', prefix='x', norm_mode='')], 'y/NME', 'x/'),
+        (dict(type='CocoMetric', prefix='mine'), 'coco/AP', "have 'mine/' before"),
+        (dict(type='EPE'), 'coco/AP', 'have no prefix before'),
+        (dict(type='CocoWholeBodyMetric'), 'coco/AP', "'coco-wholebody/' before"),
+        (
+            [dict(type='EPE'), dict(type='NME', prefix='x', norm_mode='')],
+            'y/NME',
+            "no prefix or 'x/'",
+        ),
         (dict(type='EPE'), ['EPE', 'coco/AP'], "'coco/AP' is no"),
     ],
 )

@@ -114,7 +114,7 @@ def test_a_warm_up_that_never_ends_is_told():
     cfg = job(110, warmup_lr(0), warmup_lr(10), cosine(110, begin=10), warmup=10)
     assert schedule_notes(cfg, epoch_length=50) == []
     (note,) = schedule_notes(cfg, epoch_length=49)
-    assert 'from epoch 0 on takes 500' in note and '490 until epoch 10' in note
+    assert 'begin=0) takes 500 optimizer steps, and there are 490' in note
     cfg.optim_wrapper = dict(accumulative_counts=16)
     assert schedule_notes(cfg, epoch_length=16 * 50) == []
     assert len(schedule_notes(cfg, epoch_length=16 * 4)) == 2

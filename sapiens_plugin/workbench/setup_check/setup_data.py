@@ -22,9 +22,11 @@ from sapiens_plugin.workbench.demo.make_demo import DemoPaths
 from sapiens_plugin.workbench.planning.amounts import size
 
 from .setup_checks import check_can_write, check_json_file
-from .setup_job import COUNTED, DataSource, SetupJob
+from .setup_job import DataSource, SetupJob
 from .setup_report import Check, Commands, shorten
 
+# Larger files take seconds to read.
+_COUNTED = 40_000_000  # bytes
 # COCO 2017 as MMPose reads it: persons, and the images that they are on.
 _PERSONS = {TRAIN: 149_813, VAL: 6_352}
 _IMAGES_WITH_PERSONS = {TRAIN: 56_599, VAL: 2_346}
@@ -44,6 +46,12 @@ def check_job_files(job: SetupJob, commands: Commands) -> list[Check]:
     checks += [check_folder(folder, job, commands) for folder in folders]
     checks.append(check_disk(job, commands))
     return checks
+
+
+def is_soon_counted(job: SetupJob) -> bool:
+    """Tell whether it takes no time to count the persons of all annotations."""
+    files = [s.annotations for s in job.sources if s.annotations.is_file()]
+    return all(path.stat().st_size <= _COUNTED for path in files)
 
 
 def check_weights(job: SetupJob, commands: Commands) -> list[Check]:
@@ -107,7 +115,7 @@ def check_data(source: DataSource, commands: Commands) -> list[Check]:
         check_json_file(source.annotations, what='annotation file', way_out='')
         named, counted = _count(source)
     except InputError as error:
-        mend = commands.tool('check_dataset.py', source.annotations, source.images)
+        mend = _way_to_data(source, commands)
         checks, named = [Check(name, 'fail', str(error).strip(), mend)], None
     else:
         checks = [Check(name, 'ok', f'{counted} in {shorten(source.annotations)}')]
@@ -120,7 +128,7 @@ def _count(source: DataSource) -> tuple[Mapping[str, int] | None, str]:
     length = source.annotations.stat().st_size
     if part is not None and _is_published(source, length):
         return None, f'{_PERSONS[part]:,}'
-    if length > COUNTED:
+    if length > _COUNTED:
         return None, f'not counted: {size(length)}'
     try:
         named = keypoint_images(source.annotations)
@@ -212,12 +220,12 @@ def _names(folder: Path) -> set[str]:
 def check_detections(source: DataSource, commands: Commands) -> Check:
     """Look at the file of person detections, which tests alone need."""
     name = f'{source.split} boxes'
-    mend = (
-        f'{_way_to_data(source, commands)}; or test on annotated boxes: --cfg-options '
-        f"{source.split}_dataloader.dataset.bbox_file=''"
-    )
+    mend = _way_to_data(source, commands)
     if not source.detections.exists():
-        detail = f'{shorten(source.detections)} is missing; tools/test.py needs it'
+        detail = (
+            f'{shorten(source.detections)} is missing; tools/test.py needs it, or '
+            f"--cfg-options {source.split}_dataloader.dataset.bbox_file=''"
+        )
         return Check(name, 'warn', detail, mend)
     try:
         check_json_file(source.detections, what='file of detections', way_out='')

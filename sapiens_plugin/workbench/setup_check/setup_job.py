@@ -2,13 +2,11 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from sapiens_plugin.core.coco.annotations import keypoint_images
 from sapiens_plugin.core.streaming.memory import HostMemory, host_memory
 from sapiens_plugin.core.streaming.moments import moment_bytes
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE
@@ -30,8 +28,6 @@ from .setup_report import Commands
 _SPLITS = ('train', 'val', 'test')
 _BUFFERED_BATCHES = 2  # that a worker of PyTorch's loader makes ahead
 _FLOAT = 4  # bytes
-# Larger annotation files take seconds to read.
-COUNTED = 40_000_000  # bytes
 _PERSON_BYTES = 1_590  # that COCO's annotation files have for each person of a job
 
 
@@ -136,18 +132,17 @@ class SetupJob:
 
     @property
     def persons(self) -> int:
-        """Persons of the annotations that training reads; of large files, about.
+        """Persons of the annotations that training reads, about: by their size.
 
         COCO's, where a file is not there yet.
         """
-        files = {s.annotations: s for s in self.sources if s.split != 'test'}
-        return sum(map(_persons_of, files.values()))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Iterations of an epoch, about."""
-        persons = sum(_persons_of(s) for s in self.sources if s.split == 'train')
-        return max(-(-persons // max(self.batch, 1)), 1)
+        files = {s.annotations: s.split for s in self.sources if s.split != 'test'}
+        return sum(
+            path.stat().st_size // _PERSON_BYTES
+            if path.is_file()
+            else COCO_PERSONS[split]
+            for path, split in files.items()
+        )
 
     @property
     def disk_bytes(self) -> int:
@@ -254,16 +249,6 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
         max_epochs=_get(cfg, 'train_cfg', 'max_epochs') or 1,
         checkpoints=read_checkpoints(cfg),
     )
-
-
-def _persons_of(source: DataSource) -> int:
-    if not source.annotations.is_file():
-        return COCO_PERSONS[source.split]
-    size = source.annotations.stat().st_size
-    if size <= COUNTED and source.counted:
-        with suppress(InputError):  # told where the file is looked at
-            return sum(keypoint_images(source.annotations).values())
-    return size // _PERSON_BYTES
 
 
 def _get(mapping: Mapping, *keys: str):

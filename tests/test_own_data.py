@@ -12,10 +12,16 @@ import pytest
 
 import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
 from sapiens_plugin import launch
+from sapiens_plugin.core.coco.annotations import keypoint_images
+from sapiens_plugin.jobs.agreement import disagreements
+from sapiens_plugin.jobs.read_config import count_persons, load_config
+from sapiens_plugin.jobs.schedule import schedule_notes
 
 REPO = Path(__file__).parents[1]
 PAGE = (REPO / 'docs' / 'own_data.md').read_text('utf-8')
-SPLIT, KEYPOINTS, JOB = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
+SPLIT, KEYPOINTS, JOB, FEW, SEVERAL = re.findall(
+    r'```python\n(.*?)```', PAGE, re.DOTALL
+)
 # Shoulders, elbows and wrists of COCO.
 CHOSEN = (5, 6, 7, 8, 9, 10)
 NAMES = [
@@ -54,6 +60,9 @@ def workers(demo, tmp_path, monkeypatch):
     configs.mkdir()
     (configs / 'workers_keypoints.py').write_text(KEYPOINTS, encoding='utf-8')
     (configs / 'workers.py').write_text(JOB, encoding='utf-8')
+    (configs / 'few.py').write_text(JOB + FEW, encoding='utf-8')
+    several = "_base_ = 'workers.py'\n" + SEVERAL
+    (configs / 'several.py').write_text(several, encoding='utf-8')
     (configs / 'sapiens1b_gtx1650.py').write_text(
         f'_base_ = {str(REPO / "configs" / "sapiens_tiny_demo.py")!r}\n'
         'model = dict(backbone=dict(init_cfg=None))\n'
@@ -102,6 +111,24 @@ def test_the_job_is_ready_and_planned(workers):
     assert done.returncode == 0, failed
     done = call(REPO / 'tools' / 'plan.py', workers, '--json')
     assert 'persons are taken' not in done.stdout
+
+
+def test_with_few_persons_all_that_counts_epochs_goes_together(workers):
+    cfg = load_config(workers.with_name('few.py'))
+    assert schedule_notes(cfg, epoch_length=50) == []
+    assert 'WarmupLR' in schedule_notes(cfg, epoch_length=9)[0]
+
+
+def test_several_files_are_trained_on(workers):
+    shutil.copy('data/workers/val.json', 'data/workers/more.json')
+    cfg = load_config(workers.with_name('several.py'))
+    assert list(disagreements(cfg, 'train', 'val', 'test')) == []
+    more = keypoint_images('data/workers/more.json')
+    assert count_persons(cfg).train == sum(
+        sum(keypoint_images(f'data/workers/{name}.json').values())
+        for name in ('train', 'more')
+    )
+    assert sum(more.values()) > 0
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def _rate_notes(rates: list[float], max_epochs: int) -> Iterator[str]:
             'the highest learning rate: param_scheduler lowers it too early. Give it '
             'the epochs of train_cfg.max_epochs (end, T_max, milestones).'
         )
-    if beyond and min(beyond) < _CUT * own[-1]:
+    if beyond and own[-1] > _LOW * peak and min(beyond) < _CUT * own[-1]:
         yield (
             f'The job ends after epoch {max_epochs} with the learning rate at '
             f'{own[-1] / peak:.0%} of its highest: param_scheduler lowers it until '

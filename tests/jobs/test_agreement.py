@@ -3,12 +3,15 @@
 import copy
 import json
 import re
+from pathlib import Path
 
+import mmpose
 import pytest
 from mmengine.config import Config
 
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.jobs.agreement import best_rule, check_agreement, disagreements
+from sapiens_plugin.jobs.schedule import schedule_notes
 
 COCO = 'configs/_base_/datasets/coco.py'
 
@@ -20,8 +23,6 @@ def whole(repo_configs):
 
 @pytest.fixture(scope='module')
 def repo_configs():
-    from pathlib import Path
-
     return Path(__file__).parents[2] / 'configs'
 
 
@@ -48,6 +49,32 @@ def pipeline_step(cfg, split, kind):
 def test_the_shipped_configs_agree(repo_configs):
     for path in sorted(repo_configs.glob('*.py')):
         assert told(Config.fromfile(path)) == '', path.name
+
+
+MMPOSE = [
+    path
+    for path in sorted(Path(mmpose.__file__).parent.glob('.mim/configs/*/**/*.py'))
+    if '_base_' not in path.parts and 'edpose' not in path.name  # which cannot be read
+]
+
+
+def check_silence(paths, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where no configs/_base_ lies
+    for path in paths:
+        cfg = Config.fromfile(path)
+        assert told(cfg) == '', path
+        if 'dwpose' not in path.name:  # some end long before their schedules
+            assert schedule_notes(cfg, 1000) == [], path
+
+
+def test_some_configs_of_mmpose_agree(monkeypatch, tmp_path):
+    check_silence(MMPOSE[::25], monkeypatch, tmp_path)
+
+
+@pytest.mark.slow
+def test_all_configs_of_mmpose_agree(monkeypatch, tmp_path):
+    assert len(MMPOSE) > 400
+    check_silence(MMPOSE, monkeypatch, tmp_path)
 
 
 MODEL = {
@@ -175,6 +202,34 @@ def test_own_keypoints(cfg):
 def test_own_metainfo_that_is_not_whole(cfg, options, text):
     with pytest.raises(InputError, match=text):
         check_agreement(own(cfg, **options), 'train', 'val')
+
+
+def test_sigmas_are_for_those_who_ask_for_them(cfg):
+    own(cfg, sigmas=0)
+    assert told(cfg, 'train') == ''
+    cfg.val_evaluator = dict(type='EPE')
+    assert told(cfg, 'val') == ''
+
+
+def test_chosen_outputs_are_no_channels(cfg):
+    cfg.model.head.out_channels = 19
+    cfg.model.test_cfg.output_keypoint_indices = list(range(17))
+    assert told(cfg, 'val', 'test') == ''
+    assert 'is 19' in told(cfg, 'train')
+
+
+def test_channels_that_are_no_keypoints_are_left_alone(cfg):
+    cfg.model.head.update(decoder=dict(type='MotionBERTLabel'), out_channels=3)
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.pipeline = []
+    assert told(cfg, 'train', 'val') == ''
+
+
+def test_a_metric_finds_the_truth_of_data_sets_for_tests(cfg):
+    del cfg.val_dataloader.dataset['test_mode']
+    assert 'only with test_mode=True in that data set' in told(cfg, 'val')
+    cfg.val_evaluator = dict(type='EPE')
+    assert told(cfg, 'val') == ''
 
 
 def test_a_file_of_metainfo_that_is_missing(cfg):

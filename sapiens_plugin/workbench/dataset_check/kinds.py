@@ -192,8 +192,8 @@ IMAGE_SIZE = _error(
 IMAGE_TURNED = _warning(
     'image turned',
     'The file has an EXIF orientation, and "width" and "height" are those of the '
-    "unturned picture. The configs here read it unturned. MMPose's own LoadImage turns "
-    'it, and the labels lie in the wrong places: better save it without the tag.',
+    'unturned picture. It is read unturned here. Elsewhere it is turned, and the labels '
+    'lie in the wrong places: better save it without the tag.',
 )
 IMAGE_TURN_UNCLEAR = _warning(
     'image turned or not',

@@ -36,7 +36,7 @@ from sapiens_plugin.core.checkpoints.saving import (
 from sapiens_plugin.engine.loops.train_loop import ResumableTrainLoop
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.jobs.agreement import best_rule
+from sapiens_plugin.jobs.evaluation import best_rule
 from sapiens_plugin.registry import HOOKS
 
 _OTHER_DISK = '--cfg-options default_hooks.checkpoint.out_dir=PATH'

@@ -192,7 +192,7 @@ IMAGE_SIZE = _error(
 IMAGE_TURNED = _warning(
     'image turned',
     'The file has an EXIF orientation, and "width" and "height" are those of the '
-    'unturned picture. It is read unturned here. Elsewhere it is turned, and the labels '
+    'unturned picture. It is read unturned here. Elsewhere it is turned, and labels '
     'lie in the wrong places: better save it without the tag.',
 )
 IMAGE_TURN_UNCLEAR = _warning(

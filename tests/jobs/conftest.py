@@ -1,0 +1,22 @@
+"""The config that tests change."""
+
+import copy
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+
+@pytest.fixture(scope='session')
+def whole(repo_configs):
+    return Config.fromfile(repo_configs / 'sapiens1b_gtx1650.py')
+
+
+@pytest.fixture(scope='session')
+def repo_configs():
+    return Path(__file__).parents[2] / 'configs'
+
+
+@pytest.fixture
+def cfg(whole):
+    return copy.deepcopy(whole)

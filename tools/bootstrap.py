@@ -232,9 +232,17 @@ class Environment:
         """Return the site-packages of an environment worth keeping, else None.
 
         Raises:
-            BootstrapError: It is one of another Python, made by somebody else.
+            BootstrapError: It is one of another Python, made by somebody else; or that
+                of another checkout, by a link.
         """
-        if self._read_stamp().get('root', str(self.root)) != str(self.root):
+        root = self._read_stamp().get('root', str(self.root))
+        if root != str(self.root):
+            other = Path(root, '.venv')
+            if other.exists() and other.samefile(self.path):
+                raise BootstrapError(
+                    f'{self.path} leads to the environment of {root}, which still lies '
+                    f'there. Remove the link, then run the same command again.'
+                )
             return None  # moved here: its scripts start a Python at the old place
         if not self.python.with_name('activate').exists():
             return None  # cut off while it was made

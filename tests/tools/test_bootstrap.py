@@ -327,6 +327,19 @@ def test_a_half_made_environment_is_not_built_upon(bootstrap, checkout):
     assert environment.usable() == checkout.site_packages
 
 
+def test_the_environment_of_another_checkout_is_left_alone(
+    bootstrap, checkout, tmp_path
+):
+    link = tmp_path / 'other' / '.venv'
+    link.parent.mkdir()
+    try:
+        link.symlink_to(checkout.venv, target_is_directory=True)
+    except OSError:
+        pytest.skip('this system lets no user make links')
+    with pytest.raises(bootstrap.BootstrapError, match='leads to the environment of'):
+        bootstrap.Environment(link.parent).usable()
+
+
 def test_a_moved_checkout_is_made_anew_with_scripts_that_start(checkout, tmp_path):
     moved = copy.copy(checkout)
     moved.root = tmp_path / 'moved'

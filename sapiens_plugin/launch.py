@@ -5,7 +5,9 @@ wheel, with all their flags. What is added here is a look at what the config nam
 before anything slow starts, and errors of the user's input as one paragraph.
 """
 
+import atexit
 import importlib.util
+import logging
 import os
 import re
 import shlex
@@ -91,11 +93,20 @@ def main(tool: str) -> None:
 
 
 def _leave_group() -> None:
-    """Part from the other processes; threads left over would abort the exit."""
+    """Part from the other processes, and end this one.
+
+    A wrapped model, say, still holds the group, whose threads would abort an ordinary
+    exit: "terminate called without an active exception".
+    """
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+        atexit._run_exitfuncs()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _is_ctrl_c(error: BaseException | None) -> bool:

@@ -123,7 +123,11 @@ def test_two_ways_to_name_the_loop_are_one_too_many(job, tool):
     [
         ('train', 'model.backbone.img_size=(64,64)', 'is (96, 128), and model.backb'),
         ('train', 'model.head.out_channels=1', 'out_channels is 1,'),
-        ('train', 'default_hooks.checkpoint.save_best=EPE', 'names like coco/EPE'),
+        (
+            'train',
+            'default_hooks.checkpoint.save_best=EPE',
+            "scores have 'coco/' before",
+        ),
         ('test', 'model.head.in_channels=7', 'in_channels is 7,'),
     ],
 )

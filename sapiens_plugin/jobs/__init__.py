@@ -1,1 +1,1 @@
-"""Configs: read into a job, written back, announced as a plan."""
+"""Configs: checked, read into a job, written back, announced as a plan."""

@@ -83,6 +83,12 @@ ODD = {
     'few enough to be no matter': (114, [cosine(110, convert_to_iter_based=True)], ''),
     'a short T_max': (100, [STEPPED], low(53, 100)),
     'early steps': (210, [multi_step(17, 20, 30)], low(180, 210)),
+    'steps near the end': (100, [multi_step(20, 40, 80)], low(20, 100)),
+    'a small step that never comes': (
+        100,
+        [dict(type='MultiStepLR', milestones=[150], gamma=0.6)],
+        '',
+    ),
     'fewer epochs': (50, [cosine(110)], cut(50, 59, 110)),
     'so few less that it is no matter': (109, [cosine(110)], ''),
     'late steps': (100, [multi_step(170, 200)], cut(100, 100, 201)),

@@ -76,6 +76,16 @@ def test_a_copy_is_known_by_the_folder_that_both_would_save_in(tmp_path):
     assert folder_for(copy, folder) != folder == folder_for(tmp_path / 'job2', folder)
 
 
+def test_what_a_copy_has_taken_is_not_this_runs(tmp_path):
+    run = begin(tmp_path / 'job')
+    other = replace(run, work_dir=str(tmp_path / 'copy'))
+    for folder in (tmp_path / 'copy', tmp_path / 'disk'):
+        other.write(folder, LOGGER)
+    assert run.shares(tmp_path / 'disk')
+    shutil.rmtree(tmp_path / 'copy')  # it was this run, before it was renamed
+    assert not run.shares(tmp_path / 'disk')
+
+
 def test_another_path_to_the_same_directory_makes_no_copy(tmp_path):
     first = begin(tmp_path / 'a')
     try:

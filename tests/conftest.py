@@ -4,6 +4,7 @@ import copy
 import itertools
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,23 @@ def large_demo(tmp_path_factory):
     from sapiens_plugin.workbench.demo.make_demo import make_demo
 
     return make_demo(tmp_path_factory.mktemp('demo'), num_train=300, num_val=120)
+
+
+@pytest.fixture
+def launched(monkeypatch, capsys):
+    """Run train or test in this process; return its exit code, stdout and stderr."""
+    from sapiens_plugin import launch
+
+    def run(tool, *argv):
+        monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', *map(str, argv)])
+        code = 0
+        try:
+            launch.main(tool)
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from mmpose.registry import DATASETS, METRICS, MODELS
 from mmpose.structures import PoseDataSample
 
 import sapiens_plugin.registry  # noqa: F401  (repairs how files are read)
-from sapiens_plugin import launch
 from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.jobs.read_config import count_persons
@@ -68,16 +66,10 @@ def job(demo_config, root, tmp_path):
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
+def tool(launched):
     def run(name, *argv):
-        monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, argv)])
-        code = 0
-        try:
-            launch.main(name)
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        code, out, err = launched(name, *argv)
+        return code, out + err
 
     return run
 

@@ -20,20 +20,13 @@ from sapiens_plugin.launch import stock_tool
 from sapiens_plugin.workbench.report.kept_validation import read_kept_validation
 
 
-def run(tool, *argv, monkeypatch, capsys):
-    """Run a tool in this process; return its exit code and what it said."""
-    monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', *map(str, argv)])
-    code = 0
-    try:
-        launch.main(tool)
-    except SystemExit as exit_:
-        code = exit_.code or 0
-    return code, capsys.readouterr().err
-
-
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    return lambda name, *argv: run(name, *argv, monkeypatch=monkeypatch, capsys=capsys)
+def tool(launched):
+    def run(name, *argv):
+        code, _, err = launched(name, *argv)
+        return code, err
+
+    return run
 
 
 @pytest.fixture

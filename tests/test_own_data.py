@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
-from sapiens_plugin import launch
 from sapiens_plugin.core.coco.annotations import keypoint_images
 from sapiens_plugin.jobs.agreement import disagreements
 from sapiens_plugin.jobs.read_config import count_persons, load_config
@@ -132,17 +131,13 @@ def test_several_files_are_trained_on(workers):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(launched):
     """Run a tool in this process; return what it printed."""
 
     def run(tool, *arguments):
-        argv = [f'{tool}.py', *map(str, arguments)]
-        monkeypatch.setattr(sys, 'argv', argv)
-        try:
-            launch.main(tool)
-        except SystemExit as exit_:
-            assert not exit_.code, capsys.readouterr().err
-        return capsys.readouterr().out
+        code, out, err = launched(tool, *arguments)
+        assert not code, err
+        return out
 
     return run
 

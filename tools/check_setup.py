@@ -171,7 +171,7 @@ def _look_at_the_rest(
 def _check_settings(cfg, job) -> list[Check]:
     """Compare the parts of a config."""
     from sapiens_plugin.jobs.agreement import disagreements
-    from sapiens_plugin.jobs.read_config import count_persons
+    from sapiens_plugin.jobs.read_config import epoch_length
     from sapiens_plugin.jobs.schedule import schedule_notes
     from sapiens_plugin.workbench.setup_check.setup_data import is_soon_counted
 
@@ -185,7 +185,7 @@ def _check_settings(cfg, job) -> list[Check]:
     steps = None
     with contextlib.suppress(InputError):  # told where the files are looked at
         if is_soon_counted(job):
-            steps = -(-count_persons(cfg).train // max(job.batch, 1))
+            steps = epoch_length(cfg)
     notes = schedule_notes(cfg, steps)
     return checks + [Check('schedules', 'warn', note) for note in notes]
 

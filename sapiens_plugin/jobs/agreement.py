@@ -218,7 +218,7 @@ def _keypoints(
 ) -> Iterator[str]:
     out = (cfg.model.get('head') or {}).get('out_channels')
     try:
-        meta = metainfo_of(part)
+        meta = _metainfo_of(part)
     except OSError as error:
         yield f'The metainfo of {place} cannot be read: {error}'
         return
@@ -231,34 +231,9 @@ def _keypoints(
         return
     if not meta or not isinstance(out, int):
         return
-    count = meta['num_keypoints']
     metrics = metrics_of(cfg, split) if split != 'train' else []
-    is_own = _is_own(part.get('metainfo'))
-    asked = {
-        'joint_weights': is_own
-        or any(step.get('use_dataset_keypoint_weights') for step in pipeline),
-        'sigmas': any(is_coco(metric) for metric in metrics),
-    }
-    for name, key in (
-        ('joint_weights', 'dataset_keypoint_weights'),
-        ('sigmas', 'sigmas'),
-    ):
-        if asked[name]:
-            yield from _differ(
-                f'the number of {name} in the metainfo of {place}',
-                len(meta[key]),
-                'that of its keypoints',
-                count,
-            )
-    partner = meta['flip_indices']
-    for number, other in enumerate(partner):
-        if is_own and partner[other] != number:
-            names = meta['keypoint_id2name']
-            yield (
-                f'In the metainfo of {place}, {names[number]} has swap='
-                f'{names[other]!r}, and {names[other]} does not have swap='
-                f'{names[number]!r}: a flip would mix them up.'
-            )
+    yield from _metainfo(meta, part, pipeline, metrics, place)
+    count = meta['num_keypoints']
     converters = [
         step for step in pipeline if is_named(step['type'], 'KeypointConverter')
     ]
@@ -293,6 +268,40 @@ def _keypoints(
     )
 
 
+def _metainfo(
+    meta: Mapping,
+    part: Mapping,
+    pipeline: Sequence[Mapping],
+    metrics: Sequence[Mapping],
+    place: str,
+) -> Iterator[str]:
+    """Compare the parts of a metainfo that the job uses."""
+    is_own = _is_own(part.get('metainfo'))
+    weights_count = is_own or any(
+        step.get('use_dataset_keypoint_weights') for step in pipeline
+    )
+    for name, key, counts in (
+        ('joint_weights', 'dataset_keypoint_weights', weights_count),
+        ('sigmas', 'sigmas', any(is_coco(metric) for metric in metrics)),
+    ):
+        if counts:
+            yield from _differ(
+                f'the number of {name} in the metainfo of {place}',
+                len(meta[key]),
+                'that of its keypoints',
+                meta['num_keypoints'],
+            )
+    partner = meta['flip_indices']
+    for number, other in enumerate(partner):
+        if is_own and partner[other] != number:
+            names = meta['keypoint_id2name']
+            yield (
+                f'In the metainfo of {place}, {names[number]} has swap='
+                f'{names[other]!r}, and {names[other]} does not have swap='
+                f'{names[number]!r}: a flip would mix them up.'
+            )
+
+
 def _is_own(metainfo: Mapping | None) -> bool:
     """Tell whether a metainfo is the user's, not one that comes with MMPose."""
     return bool(metainfo) and (
@@ -315,7 +324,7 @@ def _orders(orders: Mapping[tuple[str, ...], str]) -> Iterator[str]:
         )
 
 
-def metainfo_of(part: Mapping) -> dict:
+def _metainfo_of(part: Mapping) -> dict:
     """Read what a data set's config says of its keypoints; empty if nothing."""
     kind = DATASETS.get(part['type'])
     if 'datasets' in part:  # a wrapper's own, which it reads as they do

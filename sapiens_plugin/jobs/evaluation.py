@@ -20,6 +20,7 @@ _RISING = re.compile(
 )
 # Those that compare with one COCO file.
 _COCO_METRICS = ('CocoMetric', 'CocoWholeBodyMetric', 'PoseTrack18Metric')
+_COCO_METAINFO = 'configs/_base_/datasets/coco.py'
 
 
 def best_rule(key: str, rule: str | None) -> str:
@@ -130,14 +131,13 @@ def _several(split: str, metric: str, parts: Sequence[Mapping]) -> str:
     names = [f'part_{number}' for number in range(1, len(parts) + 1)]
     listed = ', '.join(names)
     metrics = ', '.join(f"dict(type='{metric}', prefix='{name}')" for name in names)
-    metainfo = 'configs/_base_/datasets/coco.py'
     text = (
         f'{metric} of {split}_evaluator compares with one annotation file, and '
         f'{split}_dataloader reads {len(files)}: {", ".join(files)}. Its numbers would '
         'be wrong. Judge each by itself, with a name of its own in its metainfo:\n\n'
     )
     for name, part in zip(names, parts, strict=True):
-        metainfo = (part.get('metainfo') or {}).get('from_file', metainfo)
+        metainfo = (part.get('metainfo') or {}).get('from_file', _COCO_METAINFO)
         text += (
             f"    {name} = dict(..., ann_file='{part['ann_file']}', test_mode=True,\n"
             f"        metainfo=dict(from_file='{metainfo}', dataset_name='{name}'))\n"

@@ -73,7 +73,8 @@ def read_job(cfg: Config, *, persons: Persons | None = None) -> TrainingJob:
 
     Args:
         cfg: A config.
-        persons: The data set; None counts the persons of the config's own files.
+        persons: The data set; None counts the persons of the config's own files, and
+            notes what is odd about its schedules.
 
     Raises:
         InputError: The config is not a Sapiens pose job, or a value is out of its
@@ -116,8 +117,10 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
     patch_grid(*backbone.img_size)
     max_epochs = _positive(cfg.train_cfg.max_epochs, f'{name}: train_cfg.max_epochs')
     check_schedule(cfg)
-    persons = persons or count_persons(cfg)
-    notes = schedule_notes(cfg, -(-persons.train // batch) or None)
+    if persons is None:  # a plan, which tells what is odd
+        persons = count_persons(cfg)
+        notes = schedule_notes(cfg, -(-persons.train // batch))
+        persons = replace(persons, notes=(*persons.notes, *notes))
     return TrainingJob(
         name=name,
         arch=get_architecture(backbone.arch),
@@ -154,7 +157,7 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
             loader.get('num_workers', 0), f'{name}: train_dataloader.num_workers', 0
         ),
         checkpoints=read_checkpoints(cfg),
-        persons=replace(persons, notes=(*persons.notes, *notes)),
+        persons=persons,
     )
 
 
@@ -191,6 +194,17 @@ def count_persons(cfg: Config) -> Persons:
 
     persons = {split: count(split) for split in ('train', 'val', 'test')}
     return Persons(**persons, notes=(*dict.fromkeys(notes),))
+
+
+def epoch_length(cfg: Config) -> int:
+    """Return how many iterations an epoch of training has.
+
+    Raises:
+        InputError: As :func:`count_persons`.
+    """
+    loader = cfg.train_dataloader
+    persons = _count(loader.dataset, COCO_PERSONS['train'], [])
+    return -(-persons // max(loader.batch_size, 1))
 
 
 def _count(dataset: Mapping, published: int, notes: list[str]) -> int:

@@ -78,8 +78,8 @@ def _phase_notes(
         yield (
             f'The backbone begins to train after epoch {warmup} (warmup_epochs of '
             'sapiens_plugin.PhaseSwitchHook in custom_hooks), and param_scheduler '
-            f'begins its next schedule after epoch {later}. From the one to the other '
-            'the rate belongs to the other phase. Give both the same epoch.'
+            f'begins its next schedule after epoch {later}. Between these epochs the '
+            'learning rate is meant for the other phase. Give both the same epoch.'
         )
 
 

@@ -57,6 +57,14 @@ def test_one_file_twice_is_one(cfg):
     assert told(several(cfg, files=('a.json', 'a.json')), 'val') == ''
 
 
+def test_the_snippet_has_the_metainfo_of_each_part(cfg):
+    parts = several(cfg).val_dataloader.dataset.datasets
+    parts[0].metainfo = dict(from_file='configs/_base_/datasets/aic.py')
+    snippet = told(cfg, 'val').partition('part_2 = ')
+    assert 'aic.py' in snippet[0] and 'coco.py' not in snippet[0]
+    assert 'coco.py' in snippet[2] and 'aic.py' not in snippet[2]
+
+
 def test_the_snippet_is_python_that_agrees(cfg):
     found = told(several(cfg), 'val')
     snippet = found[found.index('    part_1') :]

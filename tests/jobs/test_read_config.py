@@ -11,6 +11,7 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.jobs.read_config import (
     COCO_PERSONS,
     count_persons,
+    epoch_length,
     load_config,
     read_job,
     stage_measurer,
@@ -158,6 +159,20 @@ def test_what_a_job_would_read_is_counted(demo_config, make_runner, wrap, times)
     built = DATASETS.build(demo_config.train_dataloader.dataset)
     assert persons.train == len(built) and persons.notes == ()
     assert persons.train == once * times if times else persons.train <= once
+
+
+def test_a_plan_tells_what_is_odd_about_the_schedules(demo_config):
+    demo_config.train_cfg.max_epochs = 200
+    told = ' '.join(read_job(demo_config).persons.notes)
+    assert 'The last 187 of 200 epochs' in told
+    assert 'takes 60 optimizer steps, and there are 3' in told
+    assert read_job(demo_config, persons=SOME).persons == SOME
+
+
+@pytest.mark.parametrize(('batch', 'length'), [(8, 3), (10, 3), (24, 1), (32, 1)])
+def test_a_smaller_last_batch_counts(demo_config, batch, length):
+    demo_config.train_dataloader.batch_size = batch  # of 24 pictures
+    assert epoch_length(demo_config) == length
 
 
 def test_without_files_coco_is_taken_and_said(demo_config, tmp_path):

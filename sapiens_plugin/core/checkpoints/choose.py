@@ -112,7 +112,8 @@ def _candidates(
         is_spoilt = path == last and origin == Origin()
         if str(path) == run.adopted:  # before all that was saved before that start
             return is_spoilt, True, True, run.starts, -1, saved
-        return is_spoilt, run.owns(path), not run.gave_up(origin), *origin.place, saved
+        is_own = run.claims(origin, path.parent)
+        return is_spoilt, is_own, not run.gave_up(origin), *origin.place, saved
 
     return sorted(filter(may_be_taken, origins), key=age, reverse=True)
 

@@ -76,9 +76,12 @@ class Run:
 
         Files that name no run are, as those of earlier versions.
         """
-        run_id = origin_of(path).run_id
-        return run_id in (None, self.id) or (
-            run_id in self.copy_of and is_same(path.parent, Path(self.work_dir))
+        return self.claims(origin_of(path), path.parent)
+
+    def claims(self, origin: Origin, folder: Path) -> bool:
+        """Tell whether a file of this origin, in one of its directories, is its own."""
+        return origin.run_id in (None, self.id) or (
+            origin.run_id in self.copy_of and is_same(folder, Path(self.work_dir))
         )
 
     def has_saved(self, path: Path, folder: Path) -> bool:
@@ -88,8 +91,9 @@ class Run:
             path: The checkpoint.
             folder: Where the run's checkpoints go.
         """
+        origin = origin_of(path)
         is_here = any(is_same(path.parent, p) for p in (folder, Path(self.work_dir)))
-        return self.owns(path) if is_here else origin_of(path).run_id == self.id
+        return self.claims(origin, path.parent) if is_here else origin.run_id == self.id
 
     def gave_up(self, origin: Origin) -> bool:
         """Tell whether the run went on from an earlier checkpoint than this one."""

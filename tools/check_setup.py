@@ -70,7 +70,7 @@ EXAMPLES = """examples:
 exits with 0 where all is ready, with 1 where something is to be mended, and with 2
 where the config cannot be read.
 """
-# What building from a config ends in where that names what there is not.
+# Errors of building what a config names.
 _NO_JOB = (
     *(ImportError, RuntimeError, LookupError),
     *(TypeError, ValueError, AttributeError),
@@ -183,7 +183,7 @@ def _check_settings(cfg, job) -> list[Check]:
     checks = [Check('settings', 'fail', text.strip(), mend) for text in found]
     checks = checks or [Check('settings', 'ok', 'sizes, keypoints and metrics agree')]
     steps = None
-    with contextlib.suppress(InputError):  # told where the files are looked at
+    with contextlib.suppress(InputError):  # check_job_files reports it
         if is_soon_counted(job):
             steps = epoch_length(cfg)
     notes = schedule_notes(cfg, steps)

@@ -154,7 +154,7 @@ def _head_of_checkpoint(cfg: Config) -> Iterator[str]:
             for name, value in open_weights(path).items()
         }
     except InputError:
-        return  # whoever opens the weights tells
+        return  # reported where the weights are loaded
     for name, shape in own.items():
         if found.get(name) != shape:
             told = found.get(name, 'absent')

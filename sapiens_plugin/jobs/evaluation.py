@@ -116,7 +116,7 @@ def _other_images(own: str, files: Iterable[str], split: str) -> Iterator[str]:
                     )
                     break
     except InputError:
-        return  # whoever reads them tells
+        return  # reported where the annotations are loaded
 
 
 def _images(path: str) -> dict[Any, str]:

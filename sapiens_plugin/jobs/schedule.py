@@ -29,7 +29,7 @@ def schedule_notes(cfg: Config, epoch_length: int | None = None) -> list[str]:
 
     Returns:
         A sentence or more for each; empty where nothing is odd, or where the rate
-        follows from what only training shows.
+        depends on results of the training.
     """
     train_cfg = cfg.get('train_cfg') or {}
     max_epochs, begin = train_cfg.get('max_epochs'), train_cfg.get('val_begin', 1)
@@ -51,7 +51,7 @@ def schedule_notes(cfg: Config, epoch_length: int | None = None) -> list[str]:
     decays = [
         changed
         for each in schedulers
-        if not _is_warmup(each)  # told apart, and shorter than an epoch, mostly
+        if not _is_warmup(each)  # see _warmup_notes
         and (changed := _in_ticks(each, max_epochs, epoch_length, ticks))
     ]
     if not decays:
@@ -59,7 +59,7 @@ def schedule_notes(cfg: Config, epoch_length: int | None = None) -> list[str]:
     try:
         optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
         rates = _rates(decays, max_epochs, ticks, optimizer.get('lr', 1.0))
-    except (TypeError, ValueError, KeyError, AssertionError):  # the job itself tells
+    except (TypeError, ValueError, KeyError, AssertionError):  # an error of the job
         return notes
     return notes + list(_rate_notes(rates, max_epochs))
 

@@ -69,7 +69,7 @@ def choose_for(
     for problem in choice.passed_over:
         logger.warning(f'{problem} The run goes on from {choice.path}.')
     for path in choice.damaged:
-        if str(path) == run.adopted:
+        if str(path) == run.adopted:  # the file of another run
             continue
         # Or it would count as one of those by time that are kept.
         try:
@@ -108,7 +108,7 @@ def _candidates(
 
     def age(path: Path) -> tuple:
         origin, saved = origins[path], path.stat().st_mtime_ns
-        # To be told of, and put out of the way.
+        # First, so that a warning names it and it is renamed.
         is_spoilt = path == last and origin == Origin()
         if str(path) == run.adopted:  # before all that was saved before that start
             return is_spoilt, True, True, run.starts, -1, saved

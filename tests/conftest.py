@@ -126,11 +126,16 @@ def make_runner(quick_config_texts):
     from mmengine.runner import Runner
 
     names = itertools.count()
+    last_start = {}
 
     def make(cfg: Config, *extra_hooks) -> Runner:
         cfg = copy.deepcopy(cfg)
+        # MMEngine names a log by the second, and two runs of one would share it.
+        while last_start.get(cfg.work_dir) == int(time.time()):
+            time.sleep(0.02)
         cfg.experiment_name = cfg.visualizer.name = f'test_{next(names)}'
         runner = Runner.from_cfg(cfg)
+        last_start[cfg.work_dir] = int(time.time())
         for hook in extra_hooks:
             runner.register_hook(hook, 'LOWEST')
         return runner

@@ -151,6 +151,23 @@ def test_rounding_errors_are_within_what_is_expected():
         assert figure.tflops > 0
 
 
+@pytest.mark.parametrize('device', [GTX_1650, RTX_3060, A100])
+def test_no_card_is_too_fast_for_the_product_that_rates_it(monkeypatch, device):
+    """Launching one takes 10 µs, and what a small one tells is up to 25% short."""
+    figures, sizes = device['figures'], []
+
+    def seconds(_, dtypes, size):
+        sizes.append(size)
+        return {d: 1e-5 + 2 * size**3 / (figures[d].tflops * 1e12) for d in dtypes}
+
+    module = 'sapiens_plugin.core.streaming.precision'
+    monkeypatch.setattr(f'{module}._GEMM_SIZE', dict(cpu=1536))
+    monkeypatch.setattr(f'{module}._gemm_seconds', seconds)
+    for dtype, figure in measure(CPU, *figures).items():
+        assert figure.tflops == pytest.approx(figures[dtype].tflops, rel=0.03)
+    assert 16 * sizes[-1] ** 2 <= (64 if device is GTX_1650 else 640) * 2**20
+
+
 def wrong_from_seven_samples_on(make_wrong):
     right = F.conv2d
 
@@ -184,7 +201,8 @@ def test_the_probe_gives_its_memory_back():
     torch.cuda.reset_peak_memory_stats()
     precision = choose_precision(device)
     assert precision.dtype in precision.figures
-    assert torch.cuda.max_memory_allocated() - before <= 64 * 2**20
+    _, card = torch.cuda.mem_get_info()
+    assert torch.cuda.max_memory_allocated() - before <= card / 16
     assert torch.cuda.memory_allocated() - before <= 2**20
 
 

@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,9 @@
 """A top-down pose estimator that trains with few of its weights on the GPU."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +22,7 @@ from sapiens_plugin.core.streaming.precision import CHOICES as PRECISIONS
 from sapiens_plugin.core.streaming.precision import Precision, choose_precision
 from sapiens_plugin.core.streaming.randomness import mix
 from sapiens_plugin.core.streaming.stage import Stage, owners_of
+from sapiens_plugin.core.utils.unforked import unforked_parameters
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE
 from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.engine.optim.step_guard import MicroBatch, image_ids
@@ -35,9 +38,10 @@ from sapiens_plugin.registry import MODELS
 from .optim_wrapper import StreamedOptimWrapper
 
 _CHOICES = dict(DTYPES, on_oom=('raise', 'retry'))
-# Of the free GPU memory, when no budget is given: the rest is for what other programs
-# take meanwhile.
+# Of the free GPU memory, when no budget is given or it was too much: the rest is for
+# what other programs take meanwhile.
 _SHARE_OF_FREE = 0.9
+_RETRY_SHARE = 0.9  # of the budget before
 
 
 @MODELS.register_module()
@@ -54,10 +58,9 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         micro_batch: Images that pass a block together.
         mode: ``'exact'`` keeps everything in float32; ``'compact'`` keeps boundaries,
             gradients and moments narrower, for half the host memory.
-        vram_budget: GPU memory for PyTorch in MiB; the CUDA context, 300 to 450 MiB,
-            comes on top. None takes 90% of what is free at the first step. On a CPU a
-            budget makes the weights travel as they would to a GPU; None computes in
-            place.
+        vram_budget: GPU memory in MiB that PyTorch may take, and will not exceed; the
+            CUDA context, 300 to 450 MiB, comes on top. None takes 90% of what is free
+            at the first step. A CPU computes in place and has no use for it.
         boundary_dtype: Overrules the mode for activations between blocks:
             ``'float32'``, ``'float16'`` or ``'bfloat16'``.
         gradient_dtype: Overrules it for gradients at home: ``'float32'`` or
@@ -67,18 +70,21 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         precision: Of matrix products: ``'auto'`` measures what the GPU is good at, or
             ``'float32'``, ``'bfloat16'``, ``'float16'``.
         on_oom: When the GPU is full: ``'raise'`` an error, or ``'retry'`` the step with
-            half the micro-batch.
+            half the micro-batch, planned into 10% less memory.
         **kwargs: Those of ``TopdownPoseEstimator``; the backbone is a
             ``SapiensBackbone``.
 
     Attributes:
         optim_wrapper_type: The one optimizer wrapper that ``train_step`` takes.
+        travels_on_cpu: Whether weights travel on a CPU as they would to a GPU, within
+            ``vram_budget``: to try and to measure that without one.
 
     Raises:
         InputError: An argument is out of its range, or the parts do not go together.
     """
 
     optim_wrapper_type = StreamedOptimWrapper
+    travels_on_cpu = False
 
     def __init__(
         self,
@@ -126,7 +132,8 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                 raise InputError(
                     f'model.{name}={value!r} is not one of {", ".join(_CHOICES[name])}.'
                 )
-        super().__init__(**kwargs)
+        with unforked_parameters():
+            super().__init__(**kwargs)
         _check_parts(self)
         self.micro_batch = micro_batch
         self.vram_budget = vram_budget
@@ -141,12 +148,13 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         if self._rounds_boundaries:
             self._settings['vram_budget'] = vram_budget
         self._spacings: dict[int, int] = {}  # by the first stage that trains
+        self._retries = 0
         self._precision: Precision | None = None
         self._former_precision: str | None = None
         self._planned = ''  # what memory the last layout takes, for messages
         self._chain: StreamedChain | None = None
         self._close_chain()
-        self._flush: Callable = lambda params=None: None
+        self._flush: Callable = _nothing_pending
 
     def train_step(
         self, data: dict | list, optim_wrapper: StreamedOptimWrapper
@@ -248,6 +256,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             micro_batch=self.micro_batch,
             precision=str(self.precision.dtype).removeprefix('torch.'),
             spacings=dict(self._spacings),
+            retries=self._retries,
         )
 
     def go_on_with(self, decisions: Mapping) -> None:
@@ -260,6 +269,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             self.micro_batch = decisions['micro_batch']
             self._former_precision = decisions['precision']
             self._spacings = dict(decisions['spacings'])
+            self._retries = decisions.get('retries', 0)
 
     def check_budget(self, batch: int) -> int:
         """Lay out a training step in the present phase, and forget it.
@@ -279,6 +289,12 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         former = self._spacings.get(job.first_trainable)
         layout = memory.plan_layout(job, budget_mib=self._budget, spacing=former)
         return memory.host_boundary_bytes(job, layout)
+
+    def __getstate__(self) -> dict:
+        """Leave out what belongs to this process, and the optimizer, of a copy."""
+        self._flush()
+        chain = dict(_chain=None, _chain_key=None, _chain_batch=0)
+        return self.__dict__ | chain | dict(_flush=_nothing_pending)
 
     def _load_state_dict_pre_hook(self, *args, **kwargs) -> None:
         self._flush()  # or old updates would come on top of the new weights
@@ -315,10 +331,12 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             for i in range(0, len(samples), self.micro_batch)
         ]
         logs: list[tuple[int, dict]] = []
+        # An accuracy is computed on the host: the GPU would run dry for each.
+        train_cfg = dict(compute_acc=False) | (self.train_cfg or {})
 
         def loss_of(x: Tensor, j: int) -> Tensor:
             losses = self.head.loss(
-                self._features(x, inputs), groups[j], train_cfg=self.train_cfg
+                self._features(x, inputs), groups[j], train_cfg=train_cfg
             )
             loss, log = self.parse_losses(losses)
             logs.append((len(x), {name: v.detach() for name, v in log.items()}))
@@ -337,11 +355,16 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         return norms, logs
 
     def _shrink(self, reason: str) -> None:
-        """Halve the micro-batch, and give back what the device holds."""
+        """Halve the micro-batch, plan into less, and give back what the device holds.
+
+        Fewer images alone may plan as much: for more blocks at a time.
+        """
         self.micro_batch //= 2
+        self._retries += 1
         print_log(
             f'The GPU is full ({reason}). The step is tried again with '
-            f'{self.micro_batch} images at a time, and so are all that follow.',
+            f'{self.micro_batch} images at a time and 10% less memory, and so are all '
+            'that follow.',
             logger='current',
             level=logging.WARNING,
         )
@@ -402,6 +425,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         self._chain, self._chain_key, self._chain_batch = None, None, 0
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
+            _limit_memory(self.device, math.inf)
 
     def _placement(self, inputs: Tensor, *, training: bool) -> Placement:
         """Lay a chain out within the budget."""
@@ -412,8 +436,8 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         )
         if self._computes_in_place:
             return Placement(**dtypes)
-        budget = self._budget
         job = self.memory_job(len(inputs), inputs.shape[2:], training=training)
+        budget = self._budget
         former = self._spacings.get(job.first_trainable) if training else None
         layout = memory.plan_layout(
             job, budget_mib=budget, training=training, spacing=former
@@ -421,13 +445,15 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         if former not in (None, layout.spacing):
             warn_of_other_bits(
                 f'Activations were kept every {former} blocks so far, which takes more '
-                f'than the {budget} MiB of GPU memory that can be had now; they are '
+                f'than the {budget:.0f} MiB of GPU memory that can be had now; they are '
                 f'kept every {layout.spacing}.'
             )
         if training and self._rounds_boundaries:
             self._spacings[job.first_trainable] = layout.spacing
+        if self.device.type == 'cuda':
+            _limit_memory(self.device, budget)
         predict = memory.training_memory if training else memory.inference_memory
-        self._planned = f'{predict(job, layout)}, of {budget} MiB'
+        self._planned = f'{predict(job, layout)}, of {budget:.0f} MiB'
         place = 'in host memory' if layout.boundaries_on_host else 'on the device'
         print_log(
             f'{"Training" if training else "Inference"} on {self.device}: '
@@ -448,11 +474,16 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
 
     @property
     def _computes_in_place(self) -> bool:
-        return self.device.type == 'cpu' and self.vram_budget is None
+        travels = self.travels_on_cpu and self.vram_budget is not None
+        return self.device.type == 'cpu' and not travels
 
     @property
-    def _budget(self) -> int:
-        return self.vram_budget or _free_memory(self.device)
+    def _budget(self) -> float:
+        """What may be planned with, in MiB."""
+        budget = self.vram_budget or math.inf
+        if self.vram_budget is None or self._retries:
+            budget = min(budget, _free_memory(self.device))
+        return budget * _RETRY_SHARE**self._retries
 
     def memory_job(
         self,
@@ -523,6 +554,11 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             ),
             boundary_dtype=self.boundary_dtype,
             gradient_dtype=self.gradient_dtype,
+            workspace_bytes=memory.workspace_bytes(
+                torch.cuda.get_device_capability(self.device)
+                if self.device.type == 'cuda'
+                else None
+            ),
         )
 
     def _out_of_memory(self, error: torch.OutOfMemoryError) -> str:
@@ -540,6 +576,10 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                 else ''
             )
         )
+
+
+def _nothing_pending(params: Iterable[nn.Parameter] | None = None) -> None:
+    """Flush no optimizer."""
 
 
 def _stages(model: StreamedTopdownPoseEstimator) -> tuple[Stage, list[Stage], Stage]:
@@ -584,16 +624,28 @@ def _mean_logs(logs: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
     }
 
 
-def _free_memory(device: torch.device) -> int:
+def _free_memory(device: torch.device) -> float:
     """Return what PyTorch can take of a GPU's memory, in MiB."""
+    if device.type == 'cpu':
+        return math.inf
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device)
-    return int(free * _SHARE_OF_FREE) // memory.MIB
+    return free * _SHARE_OF_FREE / memory.MIB
+
+
+def _limit_memory(device: torch.device, mib: float) -> None:
+    """Have PyTorch take no more; Windows would lend host memory, and crawl."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    share = min(mib * memory.MIB / total, 1.0)
+    torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    # What cuBLAS and cuDNN cannot get for themselves comes as an ordinary error.
-    return isinstance(error, torch.OutOfMemoryError) or 'ALLOC_FAILED' in str(error)
+    # What cuBLAS, cuDNN and the driver cannot get (for pinned memory, for kernels that
+    # are loaded at their first use) comes as an ordinary error.
+    return isinstance(error, torch.OutOfMemoryError) or bool(
+        re.search('out of memory|ALLOC_FAILED', str(error))
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -217,7 +217,7 @@ def test_a_layout_is_kept_as_long_as_it_fits(monkeypatch):
 
 def test_a_test_loop_may_be_the_first_to_ask(monkeypatch):
     """The probe and the memory model differentiate; the loop has gradients off."""
-    model = build(vram_budget=60, precision='bfloat16').eval()
+    model = build(vram_budget=99, precision='bfloat16').eval()
     with torch.no_grad():
         heatmaps = model(torch.zeros(3, 3, HEIGHT, WIDTH), None, mode='tensor')
     assert heatmaps.shape == (3, 17, HEIGHT // 4, WIDTH // 4)
@@ -300,7 +300,7 @@ def test_full_gpu_with_retry_halves_the_micro_batch(monkeypatch, fails):
 
 
 def test_retry_gives_back_what_the_failed_step_held(monkeypatch):
-    model = build(micro_batch=4, on_oom='retry', vram_budget=60).train()
+    model = build(micro_batch=4, on_oom='retry', vram_budget=99).train()
     chains, alive = [], []
     make = StreamedChain.__init__
     forward = type(model.backbone.layers[0]).forward
@@ -322,7 +322,7 @@ def test_retry_gives_back_what_the_failed_step_held(monkeypatch):
 
 
 def test_full_gpu_is_reported_with_ways_out(monkeypatch):
-    model = build(vram_budget=40)
+    model = build(vram_budget=78)
 
     forward = type(model.backbone.layers[0]).forward
 
@@ -337,7 +337,7 @@ def test_full_gpu_is_reported_with_ways_out(monkeypatch):
     for part in (
         '2 images at a time',
         'Tried to allocate 2 GiB',
-        'of 40 MiB',
+        'of 78 MiB',
         'micro_batch=1',
         '320×240',
         'num_workers=0',
@@ -389,8 +389,8 @@ def test_a_loss_that_is_not_finite_is_skipped_even_if_gradients_are(monkeypatch)
 
 
 def test_budget_too_small_for_a_block_names_the_smallest():
-    model = build(vram_budget=33)
-    with pytest.raises(InputError, match=r'33 MiB .* smallest that works is \d+ MiB'):
+    model = build(vram_budget=66)
+    with pytest.raises(InputError, match=r'66 MiB .* smallest that works is \d+ MiB'):
         model.train_step(make_data(), make_wrapper(model))
 
 

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor
 
+from sapiens_plugin.core.utils.unforked import unforked_zeros
+
 from .courier import Courier, now_on
 
 
@@ -115,5 +117,5 @@ class HostBoundaries:
             self._homes.append([])
         home = self._homes[self._height]
         if [x.shape for x in home] != [x.shape for x in like]:
-            home[:] = [torch.empty_like(x, device='cpu') for x in like]
+            home[:] = [unforked_zeros(x.shape, dtype=x.dtype) for x in like]
         return home

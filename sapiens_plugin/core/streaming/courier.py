@@ -1,11 +1,15 @@
 """Copies between host and device that nobody waits for."""
 
+import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
+
+from sapiens_plugin.core.utils.unforked import unforked_zeros
 
 # Two chunks travel while a third is filled. Larger ones gain nothing on PCIe, and
 # pinned memory is scarce on WSL2 and Windows.
@@ -40,12 +44,11 @@ class Courier:
         self._stream = (
             torch.cuda.Stream(device) if self._is_cuda else torch.cpu.Stream()
         )
+        self._registered: list[Tensor] = []
+        # Before the memory is gone, also where nobody closes.
+        self._unregister = weakref.finalize(self, _unregister, self._registered)
         self._ring = [
-            (
-                torch.empty(CHUNK_BYTES, dtype=torch.uint8, pin_memory=self._is_cuda),
-                self._event(),
-            )
-            for _ in range(NUM_CHUNKS)
+            (self._make_chunk(), self._event()) for _ in range(NUM_CHUNKS)
         ]
         self._turn = 0
         self._thread = ThreadPoolExecutor(
@@ -98,6 +101,22 @@ class Courier:
     def close(self) -> None:
         """End the thread, after what it has been given."""
         self._thread.shutdown()
+        self._unregister()
+
+    def _make_chunk(self) -> Tensor:
+        """Make host memory, pinned where the device is a GPU."""
+        if self._is_cuda and sys.platform == 'win32':
+            # Nothing forks, and cudaHostRegister is reported to fail on Windows 11.
+            return torch.empty(CHUNK_BYTES, dtype=torch.uint8, pin_memory=True)
+        chunk = unforked_zeros([CHUNK_BYTES], dtype=torch.uint8)
+        if self._is_cuda:
+            # Not PyTorch's own: every fork would copy it.
+            cudart = torch.cuda.cudart()
+            torch.cuda.check_error(
+                cudart.cudaHostRegister(chunk.data_ptr(), CHUNK_BYTES, 0)
+            )
+            self._registered.append(chunk)
+        return chunk
 
     def _event(self) -> object:
         # A thread that waits for a blocking event sleeps instead of spinning.
@@ -136,6 +155,11 @@ class Courier:
         buffer, event = self._ring[self._turn]
         self._turn = (self._turn + 1) % NUM_CHUNKS
         return buffer[: like.nbytes].view(like.dtype), event
+
+
+def _unregister(chunks: Sequence[Tensor]) -> None:
+    for chunk in chunks:
+        torch.cuda.cudart().cudaHostUnregister(chunk.data_ptr())
 
 
 def _pieces(pairs: Sequence[Pair]):

@@ -6,6 +6,8 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor, nn
 
+from sapiens_plugin.core.utils.unforked import unforked_zeros
+
 from .courier import Courier, now_on
 from .stage import Stage
 
@@ -102,5 +104,5 @@ class GradientReturn:
 
     def _buffer(self, param: nn.Parameter) -> Tensor:
         if param not in self._buffers:
-            self._buffers[param] = torch.empty(param.shape, dtype=self._dtype)
+            self._buffers[param] = unforked_zeros(param.shape, dtype=self._dtype)
         return self._buffers[param]

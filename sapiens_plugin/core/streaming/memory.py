@@ -4,8 +4,10 @@ What a stage allocates is found by running it on fake tensors (shapes without da
 what the schedule keeps beside it is counted in closed form. No GPU is needed.
 """
 
+import os
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from threading import RLock
 from typing import NamedTuple
 from weakref import ref
@@ -24,21 +26,53 @@ from .moments import moment_bytes
 
 MIB = 2**20
 
-_ROUNDING = 512  # bytes; CUDA's caching allocator rounds every request up to this
-
-# What PyTorch gives cuBLAS: 32 MiB on Hopper, 8 MiB on others, whose cuDNN takes about
-# the rest (aten/src/ATen/cuda/CublasHandlePool.cpp).
-_WORKSPACE = 32 * MIB
+# CUDA's caching allocator rounds every request up to 512 bytes, and takes memory for
+# those of more than 1 MiB in multiples of 2 MiB (c10/cuda/CUDACachingAllocator.cpp).
+ROUNDING = 512
+_SMALL, _SEGMENT = MIB, 2 * MIB
 
 _FRAGMENTATION = 0.02  # of all else: gaps between the allocator's blocks
+
+# cuDNN may copy what it convolves into another layout. Where there is no room for it,
+# PyTorch takes a kernel that needs less.
+_CONVOLUTIONS = (
+    torch.ops.aten.convolution.default,
+    torch.ops.aten.convolution_backward.default,
+)
+
+
+def workspace_bytes(capability: tuple[int, int] | None) -> int:
+    """Return what PyTorch gives cuBLAS, which it has for good.
+
+    A workspace for the thread that runs forward, and one for autograd's
+    (``aten/src/ATen/cuda/CublasHandlePool.cpp``).
+
+    Args:
+        capability: The GPU's; None: not known, so that the most is counted.
+    """
+    config = os.environ.get('CUBLAS_WORKSPACE_CONFIG', '')
+    if pairs := re.findall(r':(\d+):(\d+)', config):
+        one = sum(1024 * int(size) * int(count) for size, count in pairs)
+    elif capability is None or capability >= (9, 0):
+        one = 32 * MIB
+    else:
+        one = 2 * 4 * MIB + 8 * 16 * 1024
+    return 2 * _in_segments(one)
+
+
+def _in_segments(size: int) -> int:
+    """Round a request up to what the allocator takes for it."""
+    unit = ROUNDING if size <= _SMALL else _SEGMENT
+    return -(-size // unit) * unit
 
 
 class track_peak(TorchDispatchMode):
     """Track the memory of the tensors that are made within the context.
 
     Every tensor counts, real or fake, from the operation that makes it until its
-    storage is freed, also past the end of the context; not what kernels use inside.
-    Only operations of the thread that entered the context are seen.
+    storage is freed, also past the end of the context. Of what kernels use inside, a
+    copy of each operand of a convolution counts. Only operations of the thread that
+    entered the context are seen.
 
     Attributes:
         live: Bytes alive now.
@@ -57,10 +91,14 @@ class track_peak(TorchDispatchMode):
         given, made = _storages((args, kwargs)), _storages(outputs)
         for key in made.keys() - given.keys():
             self._add(key, made[key])
+        if func in _CONVOLUTIONS:
+            copies = sum(storage.nbytes() for storage in given.values())
+            with self._lock:
+                self.peak = max(self.peak, self.live + copies)
         return outputs
 
     def _add(self, key: int, storage: torch.UntypedStorage) -> None:
-        size = -(-storage.nbytes() // _ROUNDING) * _ROUNDING
+        size = -(-storage.nbytes() // ROUNDING) * ROUNDING
 
         def forget(_):
             with self._lock:
@@ -202,6 +240,7 @@ class Job:
         tail: What tail and loss allocate.
         boundary_dtype: What boundaries are kept in.
         gradient_dtype: What gradients are kept in at home.
+        workspace_bytes: What cuBLAS has (:func:`workspace_bytes`).
     """
 
     batch: int
@@ -218,6 +257,7 @@ class Job:
     tail: StageWork
     boundary_dtype: torch.dtype = torch.float32
     gradient_dtype: torch.dtype = torch.float32
+    workspace_bytes: int = field(default_factory=lambda: workspace_bytes(None))
 
     @property
     def trainable_blocks(self) -> int:
@@ -324,8 +364,12 @@ def _segments(job: Job, layout: Layout) -> list[int]:
 def _training_phases(job: Job, layout: Layout) -> Iterator[dict]:
     """Yield what differs between the phases of a step."""
     *inner, last = _segments(job, layout)
-    # GradientReturn waits for all but the segment that it was given last.
-    leaving = _narrowed(layout.spacing * job.block_bytes, job.gradient_dtype)
+    last_gradients = last * job.block_bytes + job.tail_bytes
+    inner_gradients = layout.spacing * job.block_bytes
+
+    def leaving(gradients: int) -> int:
+        # GradientReturn waits for all but the segment that it was given last.
+        return _narrowed(gradients, job.gradient_dtype)
 
     def work(blocks: int) -> int:
         return max(blocks - 1, 0) * job.block.saved + min(blocks, 1) * job.block.peak
@@ -333,21 +377,22 @@ def _training_phases(job: Job, layout: Layout) -> Iterator[dict]:
     yield dict(phase='forward sweep', work=max(job.stem.forward, job.block.forward))
     yield dict(
         phase='last segment',
-        gradients=last * job.block_bytes + job.tail_bytes,
+        gradients=last_gradients,
         work=max(last * job.block.saved + job.tail.peak, work(last)),
     )
+    before = [last_gradients, *[inner_gradients] * len(inner)]
     if inner:
         yield dict(
             phase='inner segments',
-            gradients=layout.spacing * job.block_bytes,
-            leaving_gradients=leaving,
+            gradients=inner_gradients,
+            leaving_gradients=leaving(max(before[:-1])),
             work=work(layout.spacing),
         )
     if job.first_trainable == 0:
         yield dict(
             phase='stem',
             gradients=job.stem_bytes,
-            leaving_gradients=leaving,
+            leaving_gradients=leaving(before[-1]),
             work=job.stem.peak,
         )
 
@@ -368,11 +413,16 @@ def _device_memory(
         # micro-batch more, because a narrow boundary is widened before use.
         activations=(job.batch + job.micro_batch) * job.token_bytes,
         boundaries=boundaries,
-        weights=job.stem_bytes + slots * job.block_bytes + job.tail_bytes,
+        # A slot is one piece (weights.py).
+        weights=(
+            _in_segments(job.stem_bytes)
+            + slots * _in_segments(job.block_bytes)
+            + _in_segments(job.tail_bytes)
+        ),
         gradients=gradients,
         leaving_gradients=leaving_gradients,
         work=work,
-        workspace=_WORKSPACE,
+        workspace=job.workspace_bytes,
     )
     fragmentation = int(_FRAGMENTATION * sum(parts.values()))
     return DeviceMemory(phase=phase, fragmentation=fragmentation, **parts)
@@ -385,7 +435,7 @@ def _narrowed(float32_bytes: int, dtype: torch.dtype) -> int:
 def plan_layout(
     job: Job,
     *,
-    budget_mib: int | None,
+    budget_mib: float | None,
     training: bool = True,
     spacing: int | None = None,
 ) -> Layout:
@@ -428,7 +478,7 @@ def plan_layout(
     )
     narrower = training and job.boundary_dtype == torch.float32
     raise InputError(
-        f'A budget of {budget_mib} MiB of GPU memory is too small for '
+        f'A budget of {budget_mib:.0f} MiB of GPU memory is too small for '
         f'{job.micro_batch} samples at a time out of {job.batch}. The smallest that '
         f'works is {smallest}. Raise vram_budget, or need less: a smaller micro_batch, '
         'a smaller img_size'

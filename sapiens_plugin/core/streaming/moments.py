@@ -19,6 +19,7 @@ the step and on the place in the tensor alone: neither the order of the updates 
 interruption changes a result.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,6 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sapiens_plugin.core.utils.unforked import unforked_zeros
 from sapiens_plugin.errors import InputError
 
 BLOCK = 128
@@ -47,24 +49,31 @@ def _noise_span(chunk: int, draw: int, size: int) -> slice:
     return slice(offset, offset + size)
 
 
+class _Moments:
+    def allocate(self, param: Tensor) -> dict[str, Tensor]:
+        """Return the moments of a parameter that has taken no step."""
+        return {
+            key: unforked_zeros(shape, dtype=self.dtypes[key])
+            for key, shape in self.shapes(param).items()
+        }
+
+
 @dataclass(frozen=True)
-class PlainMoments:
+class PlainMoments(_Moments):
     """Both moments as tensors of one floating-point type, shaped as the parameter."""
 
     dtype: torch.dtype
 
     keys: ClassVar = ('exp_avg', 'exp_avg_sq')
 
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The type of each state tensor."""
+        return dict.fromkeys(self.keys, self.dtype)
+
     def shapes(self, param: Tensor) -> dict[str, tuple[int, ...]]:
         """Return the shape of each state tensor of a parameter."""
         return {key: tuple(param.shape) for key in self.keys}
-
-    def allocate(self, param: Tensor) -> dict[str, Tensor]:
-        """Return the moments of a parameter that has taken no step."""
-        return {
-            key: torch.zeros(shape, dtype=self.dtype)
-            for key, shape in self.shapes(param).items()
-        }
 
     def chunks(self, state: Mapping) -> Iterable[tuple[Tensor, ...]]:
         """Return the tensors of each ``CHUNK`` elements in turn, as views."""
@@ -109,7 +118,7 @@ class PlainMoments:
             stored.copy_(buffer[: len(stored)])
 
 
-class Int8Moments:
+class Int8Moments(_Moments):
     """Both moments as eight-bit codes with an fp32 scale for every ``BLOCK`` of them.
 
     The second moment is held as its fourth root, code 1 to 255 times the scale, which
@@ -122,6 +131,14 @@ class Int8Moments:
     Elements of large and of small gradients are then alike, and keep their precision
     within one block.
     """
+
+    dtypes: ClassVar = dict(
+        exp_avg_int8=torch.int8,
+        exp_avg_scale=torch.float32,
+        exp_avg_sq_uint8=torch.uint8,
+        exp_avg_sq_scale=torch.float32,
+    )
+    """The type of each state tensor."""
 
     _SPAN = 126.5  # of the codes of the first moment to either side, before rounding
     _TOP = 254.5  # of the codes of the second
@@ -140,20 +157,10 @@ class Int8Moments:
             'exp_avg_sq_scale': (blocks, 1),
         }
 
-    def allocate(self, param: Tensor) -> dict[str, Tensor]:
-        """Return the moments of a parameter that has taken no step."""
-        dtypes = torch.int8, torch.float32, torch.uint8, torch.float32
-        return {
-            key: torch.zeros(shape, dtype=dtype)
-            for (key, shape), dtype in zip(
-                self.shapes(param).items(), dtypes, strict=True
-            )
-        }
-
     def chunks(self, state: Mapping) -> Iterable[tuple[Tensor, ...]]:
         """Return the tensors of each ``CHUNK`` elements in turn, as views."""
-        keys = 'exp_avg_int8', 'exp_avg_scale', 'exp_avg_sq_uint8', 'exp_avg_sq_scale'
-        return zip(*(state[key].split(CHUNK // BLOCK) for key in keys), strict=True)
+        tensors = (state[key].split(CHUNK // BLOCK) for key in self.dtypes)
+        return zip(*tensors, strict=True)
 
     def decode(
         self, chunk: tuple[Tensor, ...], exp_avg: Tensor, exp_avg_sq: Tensor
@@ -239,6 +246,9 @@ def moment_bytes(numel: int, moment_dtype: str) -> int:
     Raises:
         InputError: There is no such ``moment_dtype``.
     """
-    with torch.device('meta'):
-        moments = get_encoding(moment_dtype).allocate(torch.empty(numel))
-    return sum(tensor.nbytes for tensor in moments.values())
+    encoding = get_encoding(moment_dtype)
+    shapes = encoding.shapes(torch.empty(numel, device='meta'))
+    return sum(
+        math.prod(shape) * encoding.dtypes[key].itemsize
+        for key, shape in shapes.items()
+    )

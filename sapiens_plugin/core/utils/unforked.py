@@ -1,0 +1,76 @@
+"""Host memory that forked processes do not inherit.
+
+A data loader's worker is a fork of the training process. It keeps every page as it was
+at that moment, so as soon as an optimizer has rewritten the weights, they are in memory
+twice. Pages that CUDA has pinned are even copied at once. Large buffers are therefore
+mappings of their own, which the kernel leaves out of a fork. (Memory of PyTorch's
+allocator must never be marked so: it is used again for other things, which workers do
+read.)
+"""
+
+import math
+import mmap
+import os
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+# Of smaller ones a copy costs nothing, and there are many.
+_SMALL = 2**16  # bytes
+
+_mappings: weakref.WeakSet = weakref.WeakSet()
+_kept: list[mmap.mmap] = []
+
+
+def unforked_zeros(shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
+    """Make a tensor of zeros on the CPU that no forked process has.
+
+    The memory is taken up page by page as it is written to. A forked process that
+    touches it dies of SIGSEGV. Where there is no fork, as on Windows, it is memory like
+    any other; macOS forks only on demand, and copies it then.
+
+    Args:
+        shape: Its shape.
+        dtype: Its type.
+    """
+    numel = math.prod(shape)
+    size = numel * dtype.itemsize
+    if size < _SMALL:
+        return torch.zeros(*shape, dtype=dtype)
+    if sys.platform == 'win32':
+        mapping = mmap.mmap(-1, size)
+    else:
+        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, 'MADV_DONTFORK'):
+        mapping.madvise(mmap.MADV_DONTFORK)
+    _mappings.add(mapping)
+    return torch.frombuffer(mapping, dtype=dtype, count=numel).view(*shape)
+
+
+@contextmanager
+def unforked_parameters() -> Iterator[None]:
+    """Put the parameters of modules that are made within the context in such memory."""
+
+    def replace(module: nn.Module, name: str, param: nn.Parameter) -> nn.Parameter:
+        memory = unforked_zeros(param.shape, dtype=param.dtype)
+        return nn.Parameter(memory.copy_(param.detach()), param.requires_grad)
+
+    handle = register_module_parameter_registration_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _keep_mappings() -> None:
+    """Never unmap in a child what it does not have: something else may be there now."""
+    _kept.extend(_mappings)
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_keep_mappings)

@@ -1,216 +1,186 @@
-"""Measure the host memory of a streamed training job, by doing it.
+"""Measure the host memory of a streamed training job, by doing it on a CPU.
 
-The real model, from a real-size archive (a stand-in of the same structure unless one is
-given), with an annotation file as large as COCO's, through start, steps, validation,
-checkpoint, resume and test. Pictures are small (--img-size), for a CPU would take hours
-at full size: what a GPU holds at full size is not host memory.
+``tools/train.py`` and ``tools/test.py`` run the config as it is: the real model, from a
+TorchScript archive of the real size (a stand-in unless one is given), annotations and
+detections as many as COCO's, two epochs with validation and checkpoint, the second one
+resumed. What is made smaller is an epoch (--steps batches) and the pictures
+(--img-size), because a CPU would take hours. So left out are the pictures themselves,
+some 0.15 GB at 384×288 in batches of 32, and what only a job on a GPU has: its driver's
+buffers, pinned memory, activations that are kept in host memory.
 
-Every part runs in a process of its own; its peak resident set is the kernel's figure.
+All processes are looked at all the time, and what they share is counted once
+(tree_memory.py). Linux only.
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS, HOOKS
+from tree_memory import Watched, watched
 
+from sapiens_plugin.datasets.samplers.resumable_sampler import ResumableSampler
+
+REPO = Path(__file__).resolve().parents[1]
+PATHS = str(REPO), str(REPO / 'benchmarks')  # of the job's modules
 GB = 1e9
-COCO = dict(images=118_287, annotations=262_465, keypoints=149_813)
+# Images, persons, and how many of them have keypoints.
+COCO = dict(train=(118_287, 262_465, 149_813), val=(5_000, 11_004, 6_352))
+DETECTIONS = 104_125
+PARTS = {
+    'train': ('train.py', ['train_cfg.max_epochs=1']),
+    'resume': ('train.py', ['train_cfg.max_epochs=2', 'resume=True']),
+    'test': ('test.py', []),
+}
+
+
+@DATA_SAMPLERS.register_module()
+class FirstFew(ResumableSampler):
+    """Some samples of a large data set, in the order of the whole."""
+
+    def __init__(self, dataset, *, count: int, **kwargs):
+        super().__init__(dataset, **kwargs)
+        self.shorten(count)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
+def _note(stage: str) -> Callable[..., None]:
+    return lambda hook, *args, **kwargs: hook.path.write_text(stage)
+
+
+@HOOKS.register_module()
+class StageNote(Hook):
+    """Writes down what the run is doing, for who looks at its memory."""
+
+    priority = 'HIGHEST'
+    before_train_iter = _note('step')
+    before_val_epoch = _note('validation')
+    before_test_epoch = _note('test')
+    before_save_checkpoint = _note('save')
+
+    def __init__(self, path: str):
+        self.path = Path(path)
 
 
 def main() -> None:
     """Make the inputs, run the parts, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--config', default=REPO / 'configs' / 'sapiens1b_gtx1650.py')
-    parser.add_argument('--mode', default='compact', choices=['compact', 'exact'])
-    parser.add_argument(
-        '--weights', type=Path, help='a TorchScript archive to start on'
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        '--config', type=Path, default=REPO / 'configs' / 'sapiens1b_gtx1650.py'
+    )
+    parser.add_argument('--mode', default='compact', choices=['compact', 'exact'])
+    parser.add_argument('--parts', nargs='+', default=[*PARTS], choices=PARTS)
+    parser.add_argument('--arch', type=json.loads, help='JSON of a smaller model')
+    parser.add_argument('--weights', type=Path, help='TorchScript archive to start on')
+    parser.add_argument('--scale', type=int, default=1, help='divides COCO')
     parser.add_argument('--img-size', type=int, nargs=2, default=(64, 48))
     parser.add_argument('--batch', type=int, default=4)
-    parser.add_argument('--steps', type=int, default=2)
+    parser.add_argument('--steps', type=int, default=4, help='batches in an epoch')
     parser.add_argument('--work-dir', type=Path, help='keep files there')
     parser.add_argument('--json', type=Path, help='write the figures there, too')
-    parser.add_argument('--part', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.part:
-        run_part(args)
-        return
     with tempfile.TemporaryDirectory() as scratch:
-        args.work_dir = args.work_dir or Path(scratch)
-        args.work_dir.mkdir(parents=True, exist_ok=True)
-        if args.weights is None:
-            args.weights = args.work_dir / 'stand_in.pt2'
-        make_inputs(args)
-        rows = [watch(args, part) for part in ('train', 'resume', 'test')]
-    print('| part | peak, GB | of it files | each worker, GB | seconds |')
-    print('|---|---|---|---|---|')
-    for row in rows:
-        print(
-            '| {part} | {peak_gb:.2f} | {file_gb:.2f} | {worker_gb:.2f} | '
-            '{seconds:.0f} |'.format(**row)
-        )
+        folder = (args.work_dir or Path(scratch)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        cfg = Config.fromfile(args.config)
+        if args.arch:
+            cfg.model.backbone.arch = args.arch
+            cfg.model.head.in_channels = args.arch['embed_dims']
+        weights = args.weights or folder / 'stand_in.pt2'
+        for make in (make_weights, make_data):
+            # In a process of its own, whose memory is gone when it ends.
+            process = multiprocessing.get_context('spawn').Process(
+                target=make, args=(weights, cfg.model.backbone.arch, folder, args.scale)
+            )
+            process.start()
+            process.join()
+            if process.exitcode:
+                sys.exit(f'{make.__name__} ended with {process.exitcode}')
+        cfg.model.backbone.init_cfg.checkpoint = str(weights.resolve())
+        shrink(cfg, args, folder)
+        text = '\n'.join(f'{name} = {value!r}' for name, value in cfg.to_dict().items())
+        (folder / 'job.py').write_text(text, encoding='utf-8')
+        figures = {part: run(part, folder) for part in args.parts}
+    print_table(figures)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2), encoding='utf-8')
+        found = {name: dataclasses.asdict(one) for name, one in figures.items()}
+        args.json.write_text(json.dumps(found, indent=1), encoding='utf-8')
 
 
-def make_inputs(args: argparse.Namespace) -> None:
-    """Write the archive, a few pictures and the annotation file, where missing."""
-    from mmengine.config import Config
+def print_table(figures: dict[str, Watched]) -> None:
+    """Print the peak of each stage of each part, and the highest of all."""
+    print('| part | stage | all, GB | of it files | main process | its workers |')
+    print('|---|---|---|---|---|---|')
+    for part, found in figures.items():
+        for stage, peak in found.peaks.items():
+            main, *workers = (f'{share / GB:.2f}' for share in peak.shares)
+            print(
+                f'| {part} | {stage} | {peak.total / GB:.2f} | {peak.files / GB:.2f} '
+                f'| {main} | {", ".join(workers) or "–"} |'
+            )
+    highest = max(found.peak.total for found in figures.values())
+    missed = max(found.missed for found in figures.values())
+    print(f'\nAt most {highest / GB:.2f} GB in all; between two looks the main process')
+    print(f'had at most {missed / GB:.2f} GB more than at any look.')
 
-    from sapiens_plugin.workbench.demo.make_demo import make_demo
+
+def make_weights(weights: Path, arch: str | dict, folder: Path, scale: int) -> None:
+    """Write an archive of the published structure, where it is missing."""
     from sapiens_plugin.workbench.demo.stand_in import make_stand_in
 
-    if not args.weights.is_file():
-        arch = Config.fromfile(args.config).model.backbone.arch
-        # In a process of its own: it holds the model and its trace.
-        context = multiprocessing.get_context('spawn')
-        process = context.Process(
-            target=make_stand_in, args=(args.weights,), kwargs=dict(arch=arch)
-        )
-        process.start()
-        process.join()
-    root = args.work_dir / 'coco'
-    if not root.is_dir():
-        demo = make_demo(root, num_train=8, num_val=4)
-        path = demo.root / 'annotations' / 'person_keypoints_train.json'
-        small = json.loads(path.read_text(encoding='utf-8'))
-        path.write_text(json.dumps(enlarge(small)), encoding='utf-8')
+    if not weights.is_file():
+        make_stand_in(weights, arch=arch)
 
 
-def enlarge(coco: dict) -> dict:
-    """Repeat pictures and persons until there are as many as in COCO."""
-    images, people = coco['images'], coco['annotations']
-    by_image = {image['id']: i for i, image in enumerate(images)}
-    coco['images'] = [
-        dict(images[i % len(images)], id=i) for i in range(COCO['images'])
-    ]
-    coco['annotations'] = []
-    outline = [[round(100 + i / 7, 2) for i in range(60)]]  # of a polygon in COCO
-    for i in range(COCO['annotations']):
-        person = dict(people[i % len(people)], id=i, segmentation=outline)
-        picture = by_image[person['image_id']]
-        turns = COCO['images'] // len(images)
-        person['image_id'] = picture + i % turns * len(images)
-        if i >= COCO['keypoints']:
-            person.update(keypoints=[0] * 51, num_keypoints=0)
-        coco['annotations'].append(person)
-    return coco
+def make_data(weights: Path, arch: str | dict, folder: Path, scale: int) -> None:
+    """Write a few pictures, and annotations as of very many, where missing."""
+    from sapiens_plugin.workbench.demo.make_demo import make_demo
 
-
-def watch(args: argparse.Namespace, part: str) -> dict:
-    """Run a part in a child, and look at it and its workers until it ends."""
-    command = [sys.executable, __file__, '--part', part, *forwarded(args)]
-    environment = dict(os.environ, OMP_WAIT_POLICY='PASSIVE')
-    start = time.monotonic()
-    peak = files = worker = 0.0
-    log = args.work_dir / f'{part}.log'
-    with log.open('w', encoding='utf-8') as file:
-        child = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
-        while child.poll() is None:
-            status = read_status(child.pid)
-            peak = max(peak, status.get('VmHWM', 0))
-            files = max(files, status.get('RssFile', 0))
-            workers = children(child.pid)
-            worker = max([worker, *(read_smaps(pid) for pid in workers)])
-            time.sleep(0.05)
-    if child.returncode:
-        sys.exit(f'{part} failed; the end of its output:\n{log.read_text()[-3000:]}')
-    return dict(
-        part=part,
-        peak_gb=peak / GB,
-        file_gb=files / GB,
-        worker_gb=worker / GB,
-        seconds=time.monotonic() - start,
-    )
-
-
-def forwarded(args: argparse.Namespace) -> list[str]:
-    """Return the arguments a child needs."""
-    height, width = map(str, args.img_size)
-    return [
-        *('--config', str(args.config), '--mode', args.mode),
-        *('--weights', str(args.weights), '--work-dir', str(args.work_dir)),
-        *('--img-size', height, width),
-        *('--batch', str(args.batch), '--steps', str(args.steps)),
-    ]
-
-
-def read_status(pid: int) -> dict[str, int]:
-    """Return the sizes that the kernel tells of a process, in bytes."""
-    try:
-        lines = Path(f'/proc/{pid}/status').read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    sizes = (line.split() for line in lines if line.endswith(' kB'))
-    return {name.rstrip(':'): 1024 * int(size) for name, size, _ in sizes}
-
-
-def read_smaps(pid: int) -> int:
-    """Return what a process has for itself alone, in bytes."""
-    try:
-        lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return 0
-    return 1024 * sum(
-        int(line.split()[1]) for line in lines if line.startswith('Private_')
-    )
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
-    try:
-        return [
-            int(child)
-            for child in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
-        ]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def run_part(args: argparse.Namespace) -> None:
-    """Train, resume or test, in the stock Runner."""
-    from mmengine.config import Config
-    from mmengine.registry import DATA_SAMPLERS
-    from mmengine.runner import Runner
-    from torch.utils.data import Sampler
-
-    @DATA_SAMPLERS.register_module()
-    class FirstFewSampler(Sampler):
-        """The first samples of a large data set, in order."""
-
-        def __init__(self, dataset, *, num_samples, **_):
-            self.num_samples = num_samples
-
-        def __iter__(self):
-            return iter(range(self.num_samples))
-
-        def __len__(self):
-            return self.num_samples
-
-        def set_epoch(self, epoch):
-            pass
-
-    cfg = Config.fromfile(args.config)
-    shrink(cfg, args)
-    if args.part == 'test':
-        cfg.load_from = str(args.work_dir / 'run' / 'epoch_2.pth')
-        Runner.from_cfg(cfg).test()
+    root = folder / 'coco'
+    if (root / 'detections.json').is_file():
         return
-    cfg.train_cfg.max_epochs = 1 if args.part == 'train' else 2
-    cfg.resume = args.part == 'resume'
-    Runner.from_cfg(cfg).train()
+    demo = make_demo(root, num_train=8, num_val=8)
+    for split, counts in COCO.items():
+        path = demo.annotations(split)
+        coco = json.loads(path.read_text(encoding='utf-8'))
+        enlarge(coco, *(count // scale for count in counts))
+        path.write_text(json.dumps(coco), encoding='utf-8')
+    images = COCO['val'][0] // scale
+    found = [
+        dict(image_id=i % images, category_id=1, bbox=[8.1, 8.2, 64.3, 96.4], score=0.9)
+        for i in range(DETECTIONS // scale)
+    ]
+    (root / 'detections.json').write_text(json.dumps(found), encoding='utf-8')
 
 
-def shrink(cfg, args: argparse.Namespace) -> None:
-    """Make the pictures small and the epochs short; leave everything else."""
+def enlarge(coco: dict, images: int, persons: int, keypoints: int) -> None:
+    """Repeat pictures and persons; the last persons are without keypoints."""
+    pictures, people = coco['images'], coco['annotations']
+    coco['images'] = [dict(pictures[i % len(pictures)], id=i) for i in range(images)]
+    outline = [[round(100 + i / 7, 2) for i in range(60)]]  # of a polygon in COCO
+    coco['annotations'] = [
+        dict(people[i % len(people)], id=i, image_id=i % images, segmentation=outline)
+        for i in range(persons)
+    ]
+    for person in coco['annotations'][keypoints:]:
+        person.update(keypoints=[0] * 51, num_keypoints=0)
+
+
+def shrink(cfg: Config, args: argparse.Namespace, folder: Path) -> None:
+    """Make pictures small and epochs short; leave everything else."""
     height, width = args.img_size
     codec = dict(
         type='UDPHeatmap',
@@ -218,32 +188,62 @@ def shrink(cfg, args: argparse.Namespace) -> None:
         heatmap_size=(width // 4, height // 4),
         sigma=1,
     )
+    cfg.work_dir = str(folder / 'run')
     cfg.model.mode = args.mode
-    cfg.model.vram_budget = None
-    cfg.model.backbone.update(img_size=(height, width))
-    cfg.model.backbone.init_cfg.checkpoint = str(args.weights)
+    cfg.model.vram_budget = None  # is about a GPU
+    cfg.model.backbone.img_size = (height, width)
     cfg.model.head.decoder = codec
-    cfg.work_dir = str(args.work_dir / 'run')
     cfg.default_hooks.checkpoint.interval = 1
-    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
-    cfg.custom_hooks[-1].warmup_epochs = 0
     cfg.param_scheduler = []  # they are for longer jobs, and hold nothing
-    sampler = dict(type='FirstFewSampler', num_samples=args.batch * args.steps)
+    for hook in cfg.custom_hooks:
+        if hook.type.endswith('PhaseSwitchHook'):
+            hook.warmup_epochs = 0  # the second phase takes more
+    cfg.custom_imports.imports.append('host_memory')
+    cfg.custom_hooks.append(dict(type='StageNote', path=str(folder / 'stage')))
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']
         name = 'train' if split == 'train' else 'val'
         loader.dataset.update(
-            data_root=str(args.work_dir / 'coco'),
+            data_root=str(folder / 'coco'),
             ann_file=f'annotations/person_keypoints_{name}.json',
             data_prefix=dict(img=f'images/{name}/'),
-            bbox_file=None,
         )
+        if 'bbox_file' in loader.dataset:
+            loader.dataset.bbox_file = str(folder / 'coco' / 'detections.json')
         for step in loader.dataset.pipeline:
             if step.type == 'TopdownAffine':
                 step.input_size = codec['input_size']
             if step.type == 'GenerateTarget':
                 step.encoder = codec
-    cfg.train_dataloader.update(batch_size=args.batch, sampler=sampler)
+        loader.batch_size = args.batch
+        loader.sampler = dict(
+            type='FirstFew', count=args.batch * args.steps, shuffle=split == 'train'
+        )
+
+
+def run(part: str, folder: Path) -> Watched:
+    """Run a tool, and look at its memory until it ends."""
+    tool, options = PARTS[part]
+    command = [sys.executable, str(REPO / 'tools' / tool), str(folder / 'job.py')]
+    if part == 'test':
+        command.append(str(folder / 'run' / 'epoch_2.pth'))
+    if options:
+        command += ['--cfg-options', *options]
+    note, log = folder / 'stage', folder / f'{part}.log'
+    note.write_text('start')
+    start = time.monotonic()
+    with log.open('w', encoding='utf-8') as file:
+        found = watched(
+            command,
+            stage=note.read_text,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(PATHS)},
+        )
+    if found.returncode:
+        sys.exit(f'{part} failed; the end of its output:\n{log.read_text()[-3000:]}')
+    print(f'{part} took {time.monotonic() - start:.0f} s', file=sys.stderr)
+    return found
 
 
 if __name__ == '__main__':

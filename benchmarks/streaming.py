@@ -1,20 +1,24 @@
 """Time a training step of Sapiens, streamed through little GPU memory, beside others.
 
-Needs this repository and PyTorch; torchao and DeepSpeed are compared with where they
-are installed. Everything is measured in fresh processes, which take turns::
+Needs this repository and PyTorch; the libraries of streaming_rivals.py are compared
+with where they are installed, and the table says why one does not run. Everything is
+measured in fresh processes, which take turns::
 
     python benchmarks/streaming.py --json streaming.json
 
 trains Sapiens-1B at 384×288, 16 micro-batches of 2: *resident* with everything in GPU
-memory and no limit, recomputing each block in backward; *streamed* within ``--budget``,
-with PyTorch kept below ``--cap``; the others at the smallest cap at which they run. The
-ratio is to *resident*. *Memory* is ``torch.cuda.max_memory_reserved``, the CUDA context
-not included, and *predicted* what the memory model says of it.
+memory and no limit, recomputing each block in backward, or nothing; *streamed* within
+``--budget``, with PyTorch kept below what it could have of a card of 4 GB: ``--card``
+less the CUDA context. The libraries get all memory, and then the least they run in. All
+compute in the type that suits the device. The ratio is to *resident*. *Memory* is
+``torch.cuda.max_memory_reserved``, the CUDA context not included, and *predicted* what
+the memory model says of it. *Host* is the peak of the process and all it started
+(Linux).
 
-``--device cpu`` measures what the engine itself costs: the same step computed in place,
-block by block, over a loop that recomputes each block in the ordinary way, in turns in
-one process. Streaming does not recompute the last block; so a second loop keeps that
-one's activations too, and is the one to compare with.
+``--device cpu`` does the same without a GPU, streaming in place. Then it measures what
+the engine itself costs: the step beside loops that recompute every block, all but the
+last, or none, in turns in one process. The engine does not recompute the last block;
+the loop that does not either is the one to compare with.
 """
 
 import argparse
@@ -23,17 +27,19 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from streaming_rivals import RIVALS
+from streaming_rivals import MAX_NORM, RIVALS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from tree_memory import watched
 
 from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
@@ -46,8 +52,8 @@ from sapiens_plugin.core.vit.model import SapiensViT, patch_grid
 KEYPOINTS = 17
 HEAD_WIDTH = 768
 ADAMW = dict(lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
-MAX_NORM = 1.0
 WARM_UP = 2  # steps: the first one allocates, the second makes the first update
+CONTEXT = 450  # MiB of a CUDA context, assumed where it cannot be measured
 CAP_STEP = 256  # MiB, how finely the smallest cap is sought
 CPU_ARCH = dict(
     embed_dims=1024, num_layers=6, num_heads=16, feedforward_channels=4096
@@ -83,25 +89,33 @@ class Work:
 
 
 class Pose(nn.Module):
-    """A Sapiens ViT with a head of the published size; called, it returns the loss."""
+    """A Sapiens ViT with a head of the published size; called, it returns the loss.
+
+    Attributes:
+        kept (int): How many of the last blocks keep their activations for backward. The
+            others are recomputed.
+    """
 
     def __init__(self, work: Work):
         super().__init__()
         self.grid = patch_grid(*work.img_size)
-        self.keeps_last = False
+        self.kept = 0
         with torch.device('meta'):
             self.backbone = SapiensViT(work.arch, img_size=work.img_size)
             self.head = _head(self.backbone.arch.embed_dims)
         self.to_empty(device='cpu')
-        _fill(self)
+        fill(self)
 
     def forward(self, images: Tensor, heatmaps: Tensor) -> Tensor:
-        """Return the loss, recomputing blocks in backward."""
+        """Return the loss."""
         x = self.backbone.embed(images)
-        *layers, last = self.backbone.layers
-        for layer in layers:
-            x = checkpoint(layer, x, use_reentrant=False)
-        x = last(x) if self.keeps_last else checkpoint(last, x, use_reentrant=False)
+        recomputed = len(self.backbone.layers) - self.kept
+        for i, layer in enumerate(self.backbone.layers):
+            x = (
+                checkpoint(layer, x, use_reentrant=False)
+                if i < recomputed
+                else layer(x)
+            )
         return self.loss(x, heatmaps)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -134,7 +148,7 @@ def _head(dims: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(HEAD_WIDTH, KEYPOINTS, 1))
 
 
-def _fill(model: nn.Module) -> None:
+def fill(model: nn.Module) -> None:
     """Draw small weights, the same every time and faster than a usual random start."""
     noise = 0.02 * torch.randn(2**22, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -161,11 +175,11 @@ def draw_batch(work: Work) -> list[tuple[Tensor, Tensor]]:
 # ---- what is measured: each returns a step and what else there is to say
 
 
-def resident(work: Work, *, keeps_last: bool = False) -> tuple[Callable, dict]:
-    """Ordinary accumulation with all on the device."""
+def resident(work: Work, *, kept: int = 0) -> tuple[Callable, dict]:
+    """Accumulate in the ordinary way, with all on the device."""
     batch = draw_batch(work)
     model = Pose(work).to(work.device)
-    model.keeps_last = keeps_last
+    model.kept = kept
     optimizer = torch.optim.AdamW(model.parameters(), fused=True, **ADAMW)
     scaler = torch.amp.GradScaler(enabled=work.compute_dtype == torch.float16)
 
@@ -201,10 +215,10 @@ def streamed(
     if in_place:
         layout, info = {}, {}
     else:
-        job = _memory_job(model, work, **dtypes)
+        job = memory_job(model, work, **dtypes)
         chosen = memory.plan_layout(job, budget_mib=budget)
         layout, info = vars(chosen), _said(chosen, memory.training_memory(job, chosen))
-    chain = _chain(model, work, **layout, **dtypes)
+    chain = make_chain(model, work, **layout, **dtypes)
     params = [param for param in model.parameters() if param.requires_grad]
     optimizer = HostAdamW(params, moment_dtype=moment_dtype, **ADAMW)
     chain.before_use(optimizer.flush)
@@ -234,9 +248,9 @@ def streamed_inference(work: Work) -> tuple[Callable, dict]:
     """Compute heatmaps only."""
     batch = draw_batch(work)
     model = Pose(work)
-    job = _memory_job(model, work)
+    job = memory_job(model, work)
     layout = memory.plan_layout(job, budget_mib=work.budget, training=False)
-    chain = _chain(model, work, **vars(layout))
+    chain = make_chain(model, work, **vars(layout))
 
     def step() -> None:
         with torch.no_grad(), chain.tail_in_place():
@@ -248,9 +262,9 @@ def streamed_inference(work: Work) -> tuple[Callable, dict]:
 
 def rival(work: Work, name: str) -> tuple[Callable, dict]:
     """Train in the way of another library."""
-    dtype = torch.float32 if work.precision == 'float32' else torch.bfloat16
-    batch = draw_batch(work)
-    return RIVALS[name](Pose(work), batch, dtype=dtype, adamw=ADAMW), {}
+    make = RIVALS[name]
+    step = make(Pose(work), draw_batch(work), dtype=work.compute_dtype, adamw=ADAMW)
+    return step, {}
 
 
 COMPACT = dict(
@@ -258,6 +272,7 @@ COMPACT = dict(
 )
 SUBJECTS: dict[str, Callable[[Work], tuple[Callable, dict]]] = {
     'resident': resident,
+    'resident, nothing recomputed': lambda work: resident(work, kept=_depth(work)),
     'streamed exact': lambda work: streamed(work, budget=work.budget),
     'streamed compact': lambda work: streamed(work, budget=work.budget, **COMPACT),
     'streamed compact, frozen trunk': lambda work: streamed(
@@ -266,15 +281,23 @@ SUBJECTS: dict[str, Callable[[Work], tuple[Callable, dict]]] = {
     'streamed inference': streamed_inference,
     'streamed exact, no limit': lambda work: streamed(work, budget=None),
 }
-UNCAPPED = 'resident', 'streamed exact, no limit'
-CPU_SUBJECTS = {
-    'recomputing every block': resident,
-    'recomputing all but the last': lambda work: resident(work, keeps_last=True),
+UNCAPPED = 'resident', 'resident, nothing recomputed', 'streamed exact, no limit'
+CPU_SUBJECTS: dict[str, Callable[[Work], tuple[Callable, dict]]] = {
+    **{name: SUBJECTS[name] for name in UNCAPPED[:2]},
     'streamed in place': lambda work: streamed(work, budget=None, in_place=True),
+}
+# Of these loops, one recomputes what the engine recomputes.
+ENGINE_COST = CPU_SUBJECTS | {
+    'resident, all but the last recomputed': lambda work: resident(work, kept=1)
 }
 
 
-def _chain(model: Pose, work: Work, **placement) -> StreamedChain:
+def _depth(work: Work) -> int:
+    return get_architecture(work.arch).num_layers
+
+
+def make_chain(model: Pose, work: Work, **placement) -> StreamedChain:
+    """Make the chain that streams a model."""
     return StreamedChain(
         *model.stages(),
         device=torch.device(work.device),
@@ -282,7 +305,7 @@ def _chain(model: Pose, work: Work, **placement) -> StreamedChain:
     )
 
 
-def _memory_job(model: Pose, work: Work, **dtypes) -> memory.Job:
+def memory_job(model: Pose, work: Work, **dtypes) -> memory.Job:
     """Describe the step to the memory model."""
     tokens, dims = model.grid[0] * model.grid[1], model.backbone.arch.embed_dims
     heatmap = KEYPOINTS * 16 * tokens  # 4 × 4 positions a patch
@@ -329,30 +352,23 @@ def _said(layout: memory.Layout, prediction: memory.DeviceMemory) -> dict:
 def measure_subject(name: str, work: Work) -> dict:
     """Time steps, and read what memory they took."""
     device = torch.device(work.device)
-    torch.cuda.set_device(device)
-    if work.cap is not None:
+    on_gpu = device.type == 'cuda'
+    if on_gpu:
+        torch.cuda.set_device(device)
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(
-            min(work.cap * memory.MIB / total, 1.0), device
-        )
-    try:
-        step, info = SUBJECTS[name](work) if name in SUBJECTS else rival(work, name)
-        seconds = [_timed(step, device) for _ in range(WARM_UP + work.steps)]
-    except ImportError as error:
-        return dict(skipped=f'not installed ({error})')
-    except torch.OutOfMemoryError:
-        return dict(skipped='out of memory', out_of_memory=True)
-    return dict(
-        seconds=seconds[WARM_UP:],
-        reserved=torch.cuda.max_memory_reserved(device) / memory.MIB,
-        host=_peak_host_mib(),
-        **info,
-    )
+        share = min(work.cap * memory.MIB / total, 1.0) if work.cap else 1.0
+        torch.cuda.set_per_process_memory_fraction(share, device)
+    make = (SUBJECTS | CPU_SUBJECTS).get(name)
+    step, info = make(work) if make else rival(work, name)
+    seconds = [_timed(step, device) for _ in range(WARM_UP + work.steps)]
+    if on_gpu:
+        info['reserved'] = torch.cuda.max_memory_reserved(device) / memory.MIB
+    return dict(seconds=seconds[WARM_UP:], **info)
 
 
-def measure_on_cpu(work: Work) -> dict:
-    """Time the CPU's subjects in turns; they do the same arithmetic."""
-    steps = {name: make(work)[0] for name, make in CPU_SUBJECTS.items()}
+def measure_engine(work: Work) -> dict:
+    """Time loops on the CPU in turns; they do the same arithmetic."""
+    steps = {name: make(work)[0] for name, make in ENGINE_COST.items()}
     results = {name: dict(seconds=[], cpu_seconds=[]) for name in steps}
     for turn in range(WARM_UP + work.steps):
         for name in list(steps)[:: 1 if turn % 2 else -1]:
@@ -369,12 +385,16 @@ def describe_device(work: Work) -> dict:
     """Say what there is, and choose the precision."""
     device = torch.device(work.device)
     precision = choose_precision(device, work.precision)
-    name = 'CPU'
+    found = dict(name=f'CPU, {torch.get_num_threads()} threads')
     if device.type == 'cuda':
         properties = torch.cuda.get_device_properties(device)
-        name = f'{properties.name}, {properties.total_memory / memory.MIB:.0f} MiB'
+        found = dict(
+            name=properties.name,
+            total=int(properties.total_memory / memory.MIB),
+            context=_context_mib(device),
+        )
     return dict(
-        name=name,
+        **found,
         precision=str(precision.dtype).removeprefix('torch.'),
         reason=precision.reason,
     )
@@ -388,15 +408,27 @@ def _timed(step: Callable, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _peak_host_mib() -> float | None:
-    """Return the process's largest resident set, where Linux tells."""
-    status = Path('/proc/self/status')
-    if not status.is_file():
+def _context_mib(device: torch.device) -> int | None:
+    """Return what this process has of the GPU beside PyTorch; None if nobody tells."""
+    command = ['nvidia-smi', '--query-compute-apps=pid,used_memory']
+    try:
+        said = subprocess.check_output(
+            [*command, '--format=csv,noheader,nounits'], text=True
+        )
+    except OSError:
         return None
-    fields = dict(
-        line.split(':', 1) for line in status.read_text(encoding='utf-8').splitlines()
-    )
-    return int(fields['VmHWM'].split()[0]) / 1024
+    taken = dict(line.split(', ') for line in said.splitlines())
+    mib = taken.get(str(os.getpid()), '')  # a container may have other numbers
+    reserved = torch.cuda.memory_reserved(device) / memory.MIB
+    return round(int(mib) - reserved) if mib.isdecimal() else None
+
+
+def _tell_failure(kind: type, error: BaseException, trace) -> None:
+    """Let the process end with what its table has to say of it."""
+    sys.__excepthook__(kind, error, trace)
+    first = (str(error).splitlines() or [''])[0]
+    full = isinstance(error, torch.OutOfMemoryError) or 'out of memory' in str(error)
+    print(json.dumps(dict(skipped=f'{kind.__name__}: {first}', out_of_memory=full)))
 
 
 # ---- all processes
@@ -404,18 +436,19 @@ def _peak_host_mib() -> float | None:
 
 def in_fresh_process(task: str, work: Work) -> dict:
     """Do a task in a process of its own; a failure becomes a reason to skip it."""
-    done = subprocess.run(
-        [sys.executable, __file__, '--task', task, '--work', json.dumps(asdict(work))],
-        capture_output=True,
-        encoding='utf-8',
-        env={**os.environ, 'OMP_WAIT_POLICY': 'PASSIVE'},
-    )
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
-        last = (done.stderr.strip().splitlines() or ['no message'])[-1]
-        full = 'out of memory' in done.stderr.lower()
-        return dict(skipped=last, out_of_memory=full)
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, __file__, '--task', task]
+    command += ['--work', json.dumps(asdict(work))]
+    with tempfile.TemporaryFile('w+') as said, tempfile.TemporaryFile('w+') as log:
+        environment = {**os.environ, 'OMP_WAIT_POLICY': 'PASSIVE'}
+        done = watched(command, stdout=said, stderr=log, env=environment)
+        for file in (said, log):
+            file.seek(0)
+        answers = [line for line in said if line.startswith('{')]
+        if done.returncode:
+            print(log.read(), file=sys.stderr)
+    if not answers:
+        return dict(skipped=f'the process ended with {done.returncode}')
+    return json.loads(answers[-1]) | dict(host=done.peak.total / 1e9)
 
 
 def smallest_cap(name: str, work: Work, *, lowest: int, highest: int) -> int | None:
@@ -435,30 +468,37 @@ def smallest_cap(name: str, work: Work, *, lowest: int, highest: int) -> int | N
     return highest
 
 
-def measure_all(work: Work, *, repeats: int, cap: int, total: int) -> dict[str, dict]:
-    """Measure everything on a GPU, ``repeats`` times in turns."""
-    works = {
-        name: replace(work, cap=None if name in UNCAPPED else cap) for name in SUBJECTS
-    }
-    for name in RIVALS:
-        # The first trial tells whether it runs at all.
-        answer = in_fresh_process(name, replace(work, steps=1))
-        found = None
-        if 'seconds' in answer:
-            found = smallest_cap(name, work, lowest=512, highest=total)
-        works[name] = replace(work, cap=found)
-        if found is None:
-            print(f'{name}: {answer.get("skipped", "runs at no cap")}', flush=True)
-            del works[name]
+def measure_all(work: Work, names: list[str], *, repeats: int, **caps) -> dict:
+    """Measure each, ``repeats`` times in turns.
+
+    Args:
+        work: What to do, without a cap.
+        names: What to measure.
+        repeats: How often.
+        **caps: ``cap``, that of streaming, and ``highest``, to seek that of a rival
+            below; both in MiB, and left out on a CPU.
+    """
+    works = {name: work for name in names}
+    for name in names if caps else ():
+        if name in RIVALS:
+            found = smallest_cap(name, work, lowest=512, highest=caps['highest'])
+            if found:
+                works[f'{name}, smallest cap'] = replace(work, cap=found)
+        elif name not in UNCAPPED:
+            works[name] = replace(work, cap=caps['cap'])
     results: dict[str, dict] = {}
     for _ in range(repeats):
         for name, one in works.items():
-            result = in_fresh_process(name, one) | dict(cap=one.cap)
+            if 'skipped' in results.get(name, {}):
+                continue
+            task = name.removesuffix(', smallest cap')
+            result = in_fresh_process(task, one) | dict(cap=one.cap)
             print(f'{name}: {_brief(result)}', file=sys.stderr, flush=True)
             earlier = results.get(name, {})
             if 'seconds' in earlier and 'seconds' in result:
                 result['seconds'] = earlier['seconds'] + result['seconds']
-                result['reserved'] = max(earlier['reserved'], result['reserved'])
+                for key in ('reserved', 'host'):
+                    result[key] = max(earlier.get(key, 0), result.get(key, 0))
             results[name] = result
     return results
 
@@ -469,54 +509,52 @@ def _brief(result: dict) -> str:
     return ', '.join(f'{seconds:.3f} s' for seconds in result['seconds'])
 
 
-def gpu_table(results: dict[str, dict]) -> Iterator[str]:
-    """Yield the lines of the table, in Markdown."""
-    yield (
+def print_results(results: dict[str, dict]) -> None:
+    """Print a table in Markdown."""
+    print(
         '| | cap, MiB | s a step | ratio | memory, MiB | predicted | ratio '
-        '| host, MiB | |'
+        '| host, GB | |\n|---|' + '---|' * 8
     )
-    yield '|---|' + '---|' * 8
-    base = results['resident'].get('seconds')
+    base = results.get('resident', {}).get('seconds')
     for name, result in results.items():
-        if 'seconds' not in result:
-            yield (
-                f'| {name} | {result["cap"] or "–"} |'
-                + ' – |' * 6
-                + (f' {result["skipped"]} |')
-            )
-            continue
-        median = statistics.median(result['seconds'])
-        ratio = f'{median / statistics.median(base):.3f}' if base else '–'
-        predicted, host = result.get('predicted'), result['host']
-        cells = [
-            name,
-            result['cap'] or '–',
-            f'{median:.3f}',
-            ratio,
-            f'{result["reserved"]:.0f}',
-            f'{predicted:.0f}' if predicted else '–',
-            f'{predicted / result["reserved"]:.3f}' if predicted else '–',
-            f'{host:.0f}' if host else '–',
-            result.get('layout', ''),
-        ]
-        yield '| ' + ' | '.join(map(str, cells)) + ' |'
+        cells = dict.fromkeys(('cap', 'seconds', 'ratio', 'memory', 'predicted'), '–')
+        cells |= dict(closeness='–', host='–', said=result.get('layout', ''))
+        if result.get('cap'):
+            cells['cap'] = result['cap']
+        if 'seconds' in result:
+            median = statistics.median(result['seconds'])
+            cells['seconds'] = f'{median:.3f}'
+            if base:
+                cells['ratio'] = f'{median / statistics.median(base):.3f}'
+        if reserved := result.get('reserved'):
+            cells['memory'] = f'{reserved:.0f}'
+            if predicted := result.get('predicted'):
+                cells['predicted'] = f'{predicted:.0f}'
+                cells['closeness'] = f'{predicted / reserved:.3f}'
+        if 'skipped' in result:
+            cells['said'] = result['skipped']
+        elif result['host']:
+            cells['host'] = f'{result["host"]:.1f}'
+        print(f'| {name} |', ' | '.join(map(str, cells.values())), '|')
 
 
-def cpu_table(results: dict[str, dict]) -> Iterator[str]:
-    """Yield the lines of the table, in Markdown."""
+def print_engine_cost(results: dict[str, dict]) -> None:
+    """Print a table in Markdown."""
     medians = {
         name: [statistics.median(result[kind]) for kind in ('seconds', 'cpu_seconds')]
         for name, result in results.items()
     }
     ours = medians['streamed in place']
-    yield '| | s a step | streamed over it | processor s | streamed over it |'
-    yield '|---|---|---|---|---|'
+    print(
+        '\n| in turns | s a step | streamed over it | processor s | streamed over it |'
+    )
+    print('|---|---|---|---|---|')
     for name, figures in medians.items():
         pairs = (
             f'{figure:.3f} | {own / figure:.3f}'
             for figure, own in zip(figures, ours, strict=True)
         )
-        yield f'| {name} | ' + ' | '.join(pairs) + ' |'
+        print(f'| {name} | ' + ' | '.join(pairs) + ' |')
 
 
 def main() -> None:
@@ -529,21 +567,25 @@ def main() -> None:
     parser.add_argument('--img-size', type=int, nargs=2, metavar=('H', 'W'))
     parser.add_argument('--batch', type=int, help='images a step')
     parser.add_argument('--micro-batch', type=int, default=2)
-    parser.add_argument('--budget', type=int, default=3200, help='MiB')
-    parser.add_argument('--cap', type=int, default=3937, help='MiB')
+    parser.add_argument('--budget', type=int, default=3000, help='MiB')
+    parser.add_argument('--card', type=int, default=3937, help='MiB of a card of 4 GB')
     parser.add_argument('--precision', choices=CHOICES, default='auto')
     parser.add_argument('--steps', type=int, default=5, help='timed, in each process')
     parser.add_argument('--repeats', type=int, default=3, help='of all processes')
+    parser.add_argument(
+        '--only', nargs='+', default=[''], help='what to measure, by first letters'
+    )
     parser.add_argument('--json', type=Path, help='write all figures here')
     parser.add_argument('--task', help=argparse.SUPPRESS)  # for the processes
     parser.add_argument('--work', type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:
+        sys.excepthook = _tell_failure
         work = Work(**args.work)
-        tasks = dict(describe=describe_device, cpu=measure_on_cpu)
+        tasks = dict(describe=describe_device, engine=measure_engine)
         run = tasks.get(args.task)
         answer = run(work) if run else measure_subject(args.task, work)
-        print(json.dumps(answer))
+        print(f'\n{json.dumps(answer)}')
         return
 
     on_cpu = args.device == 'cpu'
@@ -568,27 +610,31 @@ def main() -> None:
     if 'skipped' in device:
         sys.exit(f'{work.device} cannot be used: {device["skipped"]}')
     work = replace(work, precision=device['precision'])
-    threads = f', {torch.get_num_threads()} threads' if on_cpu else ''
-    print(f'{device["name"]}{threads}; PyTorch {torch.__version__}')
+    print(f'{device["name"]}; PyTorch {torch.__version__}')
     print(f'Precision: {device["reason"]}')
     print(f'Arch {arch}, {work.img_size[0]}×{work.img_size[1]} px, ', end='')
     print(f'{work.batch} images a step, {work.micro_batch} at a time')
+    caps = {}
+    if not on_cpu:
+        context = device['context'] or CONTEXT
+        how = 'measured' if device['context'] else 'assumed, the driver does not tell'
+        caps = dict(cap=args.card - context, highest=device['total'])
+        print(f'Cap: {args.card} MiB less a CUDA context of {context} ({how})')
     if allocator := os.environ.get('PYTORCH_CUDA_ALLOC_CONF'):
         print(f'PYTORCH_CUDA_ALLOC_CONF={allocator}')
     print(flush=True)
+    names = [*(CPU_SUBJECTS if on_cpu else SUBJECTS), *RIVALS]
+    names = [name for name in names if name.startswith(tuple(args.only))]
+    results = measure_all(work, names, repeats=args.repeats, **caps)
+    print_results(results)
+    report = dict(device=device, torch=torch.__version__, work=asdict(work))
+    report['results'] = results
     if on_cpu:
-        results = in_fresh_process('cpu', work)
-        lines = cpu_table(results)
-    else:
-        total = int(device['name'].split()[-2])
-        results = measure_all(work, repeats=args.repeats, cap=args.cap, total=total)
-        lines = gpu_table(results)
-    for line in lines:
-        print(line)
+        report['engine'] = in_fresh_process('engine', work)
+        del report['engine']['host']  # of all loops together
+        print_engine_cost(report['engine'])
     if args.json:
-        report = dict(device=device, torch=torch.__version__, work=asdict(work))
-        text = json.dumps(report | dict(results=results), indent=1)
-        args.json.write_text(text, encoding='utf-8')
+        args.json.write_text(json.dumps(report, indent=1), encoding='utf-8')
 
 
 if __name__ == '__main__':

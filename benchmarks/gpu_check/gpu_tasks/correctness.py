@@ -7,7 +7,7 @@ import torch
 from measuring.device import fresh_peak
 from measuring.part_report import Report
 from measuring.work import accumulate, make_work
-from streaming import COMPACT, Pose, Work, _chain, _memory_job, draw_batch
+from streaming import COMPACT, Pose, Work, draw_batch, make_chain, memory_job
 from torch import Tensor, nn
 
 from sapiens_plugin.core.streaming import memory
@@ -56,9 +56,9 @@ def _compare_streamed(
 ) -> dict:
     """Make a streamed step without an update."""
     dtypes = {key: dtype for key, dtype in dtypes.items() if key != 'moment_dtype'}
-    job = _memory_job(model, work, **dtypes)
+    job = memory_job(model, work, **dtypes)
     layout = memory.plan_layout(job, budget_mib=work.budget)
-    chain = _chain(model, work, **vars(layout), **dtypes)
+    chain = make_chain(model, work, **vars(layout), **dtypes)
     try:
         norms = chain.accumulate(
             [images for images, _ in batch],

@@ -12,8 +12,9 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from schedule import SMALL
-from streaming import _fill, _peak_host_mib
+from streaming import fill
 from torch import nn
+from tree_memory import own_peak_mib
 
 import sapiens_plugin.registry  # noqa: F401  (first: it repairs what MMPose imports)
 
@@ -42,7 +43,7 @@ def run(spec: dict, report: Report) -> None:
                 # This much is known of a pass that failed.
                 found['passes'].setdefault(kind, dict(planned=model._planned))
                 found['precision'] = str(model.precision.dtype)
-                found['host'] = _peak_host_mib()
+                found['host'] = own_peak_mib()
                 report.add(**{title: found})
             model._close_chain()
             del built, model
@@ -102,7 +103,7 @@ def _build(name: str, *, precision: str, device: torch.device, tiny: bool) -> Bu
     init_default_scope('mmpose')
     with _no_random_start():
         model = MODELS.build(cfg.model)
-    _fill(model)
+    fill(model)
     model.to(device)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     wrapper.optimizer.moment_dtype = model.moment_dtype

@@ -8,7 +8,7 @@ from measuring.device import fresh_peak, memory_facts, set_cap
 from measuring.part_report import Report
 from measuring.step_times import profile_step, step_timer
 from measuring.work import make_work, subjects
-from streaming import _peak_host_mib
+from tree_memory import own_peak_mib
 
 
 def run(spec: dict, report: Report) -> None:
@@ -46,7 +46,7 @@ def _measure(
         median=statistics.median(seconds),
         all=timings,
         cap=cap,
-        host=_peak_host_mib(),
+        host=own_peak_mib(),
         threads=torch.get_num_threads(),
         **memory_facts(device),
         **info,

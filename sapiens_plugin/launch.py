@@ -9,13 +9,14 @@ import atexit
 import importlib.util
 import logging
 import os
+import platform
 import re
 import shlex
 import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from types import ModuleType
 
@@ -50,15 +51,29 @@ def stock_tool(name: str) -> Path:
     return path
 
 
+def _prepare_torch(environ: MutableMapping[str, str]) -> None:
+    """Set what PyTorch reads once it is loaded, unless the user has set it."""
+    # OpenMP threads that have nothing to do wait by spinning, and take the core that a
+    # data-loading worker needs (benchmarks/openmp_wait.py).
+    environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    # GPU memory in pieces that can grow leaves no gaps. Windows does not have them, and
+    # nobody has tried them on its Linux.
+    allocator = ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF')
+    if (
+        sys.platform == 'linux'
+        and 'microsoft' not in platform.release().lower()
+        and not any(name in environ for name in allocator)
+    ):
+        environ['PYTORCH_ALLOC_CONF'] = 'expandable_segments:True'
+
+
 def main(tool: str) -> None:
     """Check the inputs of a job, then run the stock tool on ``sys.argv``.
 
     Args:
         tool: ``'train'`` or ``'test'``.
     """
-    # OpenMP threads that have nothing to do wait by spinning, and take the core that a
-    # data-loading worker needs (benchmarks/openmp_wait.py). Read when torch is loaded.
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    _prepare_torch(os.environ)
     prepare(outlives_full_disk=True)
     mend_coco_root()
     try:

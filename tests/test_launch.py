@@ -459,3 +459,23 @@ def test_slurm_scripts_pass_absolute_paths_to_srun(repo, tmp_path):
 
 def _python_path():
     return f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+
+
+@pytest.mark.parametrize(
+    'system, release, given, expected',
+    [
+        ('linux', '6.8.0-48-generic', {}, 'expandable_segments:True'),
+        ('linux', '5.15.167.4-microsoft-standard-WSL2', {}, None),
+        ('win32', '11', {}, None),
+        ('linux', '6.8.0', {'PYTORCH_CUDA_ALLOC_CONF': 'max_split_size_mb:128'}, None),
+        ('linux', '6.8.0', {'PYTORCH_ALLOC_CONF': 'backend:native'}, 'backend:native'),
+    ],
+)
+def test_gpu_memory_grows_where_it_can(monkeypatch, system, release, given, expected):
+    monkeypatch.setattr(launch.sys, 'platform', system)
+    monkeypatch.setattr(launch.platform, 'release', lambda: release)
+    environ = dict(given)
+    launch._prepare_torch(environ)
+    assert environ.pop('OMP_WAIT_POLICY') == 'PASSIVE'
+    assert environ.get('PYTORCH_ALLOC_CONF') == expected
+    assert given.items() <= environ.items()

@@ -445,8 +445,8 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         if former not in (None, layout.spacing):
             warn_of_other_bits(
                 f'Activations were kept every {former} blocks so far, which takes more '
-                f'than the {budget:.0f} MiB of GPU memory that can be had now; they are '
-                f'kept every {layout.spacing}.'
+                f'than the {budget:.0f} MiB of GPU memory that can be had now. They '
+                f'are kept every {layout.spacing}.'
             )
         if training and self._rounds_boundaries:
             self._spacings[job.first_trainable] = layout.spacing

@@ -1,7 +1,9 @@
 """The streamed estimator by itself: what it refuses, and how it meets trouble."""
 
 import copy
+import math
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +15,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import sapiens_plugin.registry  # noqa: F401
+from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
 from sapiens_plugin.core.streaming.host_adamw import HostAdamW
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.streamed import pose_estimator
 from sapiens_plugin.streamed.optim_wrapper import StreamedOptimWrapper
+from sapiens_plugin.streamed.pose_estimator import StreamedTopdownPoseEstimator
 
 HEIGHT, WIDTH = 64, 48
 CODEC = dict(
@@ -461,3 +466,131 @@ def test_stock_optim_wrapper_is_refused():
     wrapper = OptimWrapper(torch.optim.AdamW(model.parameters()))
     with pytest.raises(InputError, match='not OptimWrapper'):
         model.train_step(make_data(), wrapper)
+
+
+def test_a_model_that_has_trained_can_be_copied():
+    model = build().train()
+    wrapper = make_wrapper(model)
+    model.train_step(make_data(), wrapper)
+    twin = copy.deepcopy(model)
+    assert not wrapper.optimizer.has_pending
+    other = make_wrapper(twin)
+    for one, that in ((model, wrapper), (twin, other)):
+        that.optimizer.state.clear()
+        one.train_step(make_data(seed=2), that)
+    assert wrapper.optimizer.has_pending and other.optimizer.has_pending
+    first, second = weights_after(model, wrapper), weights_after(twin, other)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_on_a_cpu_nothing_travels_within_a_budget(monkeypatch):
+    monkeypatch.setattr(StreamedTopdownPoseEstimator, 'travels_on_cpu', False)
+    model = build(vram_budget=1).train()
+    assert model.check_budget(6) == 0
+    model.train_step(make_data(), make_wrapper(model))
+    assert model._chain._placement.slots is None
+
+
+@pytest.mark.parametrize(
+    'train_cfg, logged',
+    [(None, False), (dict(), False), (dict(compute_acc=True), True)],
+)
+def test_an_accuracy_is_computed_where_it_is_asked_for(train_cfg, logged):
+    model = build(train_cfg=train_cfg).train()
+    logs = model.train_step(make_data(), make_wrapper(model))
+    assert ('acc_pose' in logs) == logged
+
+
+@pytest.mark.parametrize(
+    'message',
+    [
+        'CUDA error: out of memory\nCUDA kernel errors might be reported later.',
+        'CUDA driver error: out of memory',
+        'CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`',
+        'cuDNN error: CUDNN_STATUS_ALLOC_FAILED',
+        'out of memory (2)',  # torch.cuda.check_error
+    ],
+)
+def test_a_full_gpu_has_many_messages(monkeypatch, message):
+    model = build(micro_batch=4, on_oom='retry').train()
+    block = type(model.backbone.layers[0])
+    forward = block.forward
+
+    def full(self, x):
+        if len(x) == 4:
+            raise RuntimeError(message)
+        return forward(self, x)
+
+    monkeypatch.setattr(block, 'forward', full)
+    model.train_step(make_data(8), make_wrapper(model))
+    assert model.micro_batch == 2
+
+
+def test_other_errors_are_not_taken_for_a_full_gpu(monkeypatch):
+    model = build(micro_batch=4, on_oom='retry').train()
+
+    def fail(self, x):
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(type(model.backbone.layers[0]), 'forward', fail)
+    with pytest.raises(RuntimeError, match='illegal memory access'):
+        model.train_step(make_data(8), make_wrapper(model))
+
+
+@pytest.mark.parametrize(
+    'budget, free, expected',
+    [
+        (1000, 5000, [1000, 900, 810]),
+        (1000, 800, [1000, 720, 648]),  # a budget is obeyed, until it was too much
+        (None, 800, [800, 720, 648]),
+    ],
+)
+def test_every_retry_plans_into_less(monkeypatch, budget, free, expected):
+    monkeypatch.setattr(pose_estimator, '_free_memory', lambda device: free)
+    model = build(micro_batch=8, on_oom='retry', vram_budget=budget).train()
+    monkeypatch.setattr(type(model), '_computes_in_place', False)
+    block = type(model.backbone.layers[0])
+    forward, planned = block.forward, []
+    plan = memory.plan_layout
+
+    def full(self, x):
+        if len(x) > 2 and not isinstance(x, FakeTensor):
+            raise torch.OutOfMemoryError('CUDA out of memory.')
+        return forward(self, x)
+
+    def spy(job, *, budget_mib, **kwargs):
+        planned.append(pytest.approx(budget_mib))
+        return plan(job, budget_mib=budget_mib, **kwargs)
+
+    monkeypatch.setattr(block, 'forward', full)
+    monkeypatch.setattr(memory, 'plan_layout', spy)
+    model.train_step(make_data(8), make_wrapper(model))
+    assert planned == expected
+    # A run that goes on does not ask for more again.
+    resumed = build(micro_batch=8, on_oom='retry', vram_budget=budget)
+    resumed.go_on_with(model.decisions)
+    assert (resumed.micro_batch, resumed._budget) == (2, pytest.approx(expected[-1]))
+
+
+@pytest.mark.parametrize('mib, share', [(3000, 0.75), (9000, 1.0), (math.inf, 1.0)])
+def test_the_budget_is_what_pytorch_may_take(monkeypatch, mib, share):
+    given = []
+    card = SimpleNamespace(total_memory=4000 * 2**20)
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: card)
+    monkeypatch.setattr(
+        torch.cuda, 'set_per_process_memory_fraction', lambda *args: given.append(args)
+    )
+    device = torch.device('cuda', 1)
+    pose_estimator._limit_memory(device, mib)
+    assert given == [(share, device)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+def test_the_limit_is_there_as_long_as_the_chain():
+    model = build(vram_budget=400).cuda().train()
+    model.train_step(make_data(), make_wrapper(model))
+    total = torch.cuda.get_device_properties(0).total_memory
+    share = torch.cuda.get_per_process_memory_fraction()
+    assert share == pytest.approx(400 * 2**20 / total)
+    model._close_chain()
+    assert torch.cuda.get_per_process_memory_fraction() == 1

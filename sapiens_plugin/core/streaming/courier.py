@@ -47,9 +47,7 @@ class Courier:
         self._registered: list[Tensor] = []
         # Before the memory is gone, also where nobody closes.
         self._unregister = weakref.finalize(self, _unregister, self._registered)
-        self._ring = [
-            (self._make_chunk(), self._event()) for _ in range(NUM_CHUNKS)
-        ]
+        self._ring = [(self._make_chunk(), self._event()) for _ in range(NUM_CHUNKS)]
         self._turn = 0
         self._thread = ThreadPoolExecutor(
             max_workers=1,

@@ -41,7 +41,7 @@ def unforked_zeros(shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     numel = math.prod(shape)
     size = numel * dtype.itemsize
     if size < _SMALL:
-        return torch.zeros(*shape, dtype=dtype)
+        return torch.zeros(tuple(shape), dtype=dtype)
     if sys.platform == 'win32':
         mapping = mmap.mmap(-1, size)
     else:
@@ -49,7 +49,7 @@ def unforked_zeros(shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     if hasattr(mmap, 'MADV_DONTFORK'):
         mapping.madvise(mmap.MADV_DONTFORK)
     _mappings.add(mapping)
-    return torch.frombuffer(mapping, dtype=dtype, count=numel).view(*shape)
+    return torch.frombuffer(mapping, dtype=dtype, count=numel).view(tuple(shape))
 
 
 @contextmanager

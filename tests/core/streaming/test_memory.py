@@ -20,6 +20,7 @@ from sapiens_plugin.core.streaming.memory import (
     plan_layout,
     track_peak,
     training_memory,
+    workspace_bytes,
 )
 from sapiens_plugin.core.streaming.moments import moment_bytes
 from sapiens_plugin.core.vit.architectures import ARCHITECTURES, get_architecture
@@ -173,6 +174,39 @@ def test_what_blocks_allocate_adds_up(length):
     assert all_.peak == (length - 1) * one.saved + one.peak
 
 
+@pytest.mark.parametrize('trains', [True, False])
+def test_a_convolution_may_copy_what_it_reads(trains):
+    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False).requires_grad_(trains)
+    x = torch.empty(2, 64, 32, 24, requires_grad=True)
+    assert layer.weight.nbytes < x.nbytes
+    work = measure_stage(layer, x)
+    assert work.forward == x.nbytes + (x.nbytes + layer.weight.nbytes)
+    # The output, the gradients, and copies of the output's, the input and the weight.
+    gradients = x.nbytes + layer.weight.nbytes * trains
+    copies = 2 * x.nbytes + layer.weight.nbytes
+    assert work.peak == x.nbytes + gradients + copies
+
+
+@pytest.mark.parametrize(
+    'capability, config, mib',
+    [
+        ((7, 5), None, 10),  # 2 × 4 MiB and 8 × 16 KiB
+        ((8, 9), None, 10),
+        ((9, 0), None, 32),
+        ((12, 0), None, 32),
+        (None, None, 32),
+        ((7, 5), ':4096:8', 32),
+        ((9, 0), ':16:8', 0.125),
+        ((8, 0), ':4096:2:16:8', 10),
+    ],
+)
+def test_workspaces_by_the_kind_of_gpu(monkeypatch, capability, config, mib):
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+    if config is not None:
+        monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', config)
+    assert workspace_bytes(capability) == 2 * mib * MIB
+
+
 # ---- closed form
 
 TOY = Job(
@@ -227,8 +261,10 @@ def test_the_parts_of_a_step():
         (dict(), 10, 'last segment', 207, 0, 340, 0),
         (dict(stem=StageWork(0, 0, 999 * MIB)), 5, 'stem', 5, 50, 999, 4),
         (dict(stem=StageWork(999 * MIB, 0, 0)), 5, 'forward sweep', 0, 0, 999, 4),
+        # What was sent before may still be leaving, the tail's with the last blocks'.
+        (dict(), 5, 'inner segments', 100, (100 + 7) / 2, 190, 4),
+        (dict(stem=StageWork(0, 0, 999 * MIB)), 10, 'stem', 5, (200 + 7) / 2, 999, 0),
         # A frozen prefix keeps nothing: blocks 5 to 10 train, in 3 segments.
-        # The tail's gradients, too, may still be leaving.
         (dict(first_trainable=5), 2, 'inner segments', 40, (40 + 7) / 2, 100, 8),
         (dict(first_trainable=5, stem=StageWork(0, 0, 999 * MIB)), 6, 'last segment',
          127, 0, 220, 0),

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -196,7 +198,10 @@ def test_convolutions_that_fail_on_larger_batches_are_found(monkeypatch, make_wr
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 def test_the_probe_gives_its_memory_back():
     device = torch.device('cuda')
-    torch.mm(*torch.ones(2, 8, 8, device=device))  # cuBLAS keeps a workspace
+    # cuBLAS keeps a workspace for this thread, and one for autograd's.
+    x = torch.ones(8, 8, device=device, requires_grad=True)
+    torch.mm(x, x).sum().backward()
+    del x
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     precision = choose_precision(device)
@@ -204,6 +209,33 @@ def test_the_probe_gives_its_memory_back():
     _, card = torch.cuda.mem_get_info()
     assert torch.cuda.max_memory_allocated() - before <= card / 16
     assert torch.cuda.memory_allocated() - before <= 2**20
+
+
+def test_float32_is_float32_for_products_and_convolutions():
+    """In a process of its own: such settings hold for a whole process."""
+    script = """
+import torch
+from sapiens_plugin.core.streaming import precision
+
+backends = torch.backends
+backends.fp32_precision = 'tf32'  # a general wish
+assert backends.cudnn.conv.fp32_precision == 'tf32'
+precision._turn_tf32_off()
+assert not backends.cuda.matmul.allow_tf32 and not backends.cudnn.allow_tf32
+assert backends.cuda.matmul.fp32_precision == 'ieee'
+assert backends.cudnn.conv.fp32_precision == 'ieee'
+"""
+    subprocess.run([sys.executable, '-c', script], check=True, timeout=120)
+
+
+@pytest.mark.parametrize('requested', ['auto', 'float32'])
+@pytest.mark.parametrize('capability, off', [((7, 5), False), ((8, 6), True)])
+def test_the_log_says_that_tf32_is_off(requested, capability, off):
+    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+    figures = {dtype: Figure(1.0, 0.0) for dtype in dtypes}
+    chosen = decide(requested, name='card', capability=capability, figures=figures)
+    assert chosen.dtype == torch.float32
+    assert ('TF32 is off, for matrix products and conv' in chosen.reason) == off
 
 
 def test_loss_scale_halves_on_overflow_down_to_one():

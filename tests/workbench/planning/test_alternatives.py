@@ -1,6 +1,7 @@
 """The nearest jobs, and the best inside limits."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -52,12 +53,26 @@ def test_the_user_s_ladder_is_there(shipped):
 def test_a_card_that_holds_the_model_need_not_stream(shipped):
     planned = shipped('sapiens1b_gtx1650')
     plan = make_plan(planned.job, get_card('h100'), planned.measure)
-    found, *others = nearest_jobs(plan, planned.measure)
+    found, *_ = nearest_jobs(plan, planned.measure)
     assert found.name == 'weights on the GPU' and found.helps(plan)
     assert 'sapiens1b_a100' in found.cost
     assert found.plan.job.streaming is None
-    # Smaller inputs save nothing where the loader is what a step waits for.
-    assert not any(each.helps(plan) for each in others if each.name == '256×192')
+
+
+def test_smaller_inputs_save_nothing_where_a_step_waits_for_the_loader(shipped):
+    planned = shipped('sapiens1b_gtx1650')
+    h100 = get_card('h100')
+    fast = {dtype: 10 * speed for dtype, speed in h100.tflops.items()}
+    card = replace(h100, tflops=fast, host_threads=160)
+    for workers, helps in ((1, False), (16, True)):
+        job = planned.job.changed(workers=workers)
+        plan = make_plan(job, card, planned.measure)
+        (found,) = (
+            each
+            for each in nearest_jobs(plan, planned.measure)
+            if each.name == '256×192'
+        )
+        assert found.helps(plan) is helps
 
 
 def test_a_budget_above_the_card_is_cut(shipped):

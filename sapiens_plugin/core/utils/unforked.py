@@ -56,7 +56,9 @@ def unforked_zeros(shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
 def unforked_parameters() -> Iterator[None]:
     """Put the parameters of modules that are made within the context in such memory."""
 
-    def replace(module: nn.Module, name: str, param: nn.Parameter) -> nn.Parameter:
+    def replace(module: nn.Module, name: str, param: nn.Parameter | None):
+        if param is None or param.device.type != 'cpu':  # 'meta' has no memory at all
+            return None
         memory = unforked_zeros(param.shape, dtype=param.dtype)
         return nn.Parameter(memory.copy_(param.detach()), param.requires_grad)
 

@@ -250,6 +250,9 @@ def test_the_parts_of_a_step():
     others = [value for value in vars(memory).values() if isinstance(value, int)]
     assert memory.total == sum(others)
     assert memory.fragmentation == int(0.02 * (memory.total - memory.fragmentation))
+    odd = replace(TOY, block_bytes=19 * MIB + 4, stem_bytes=MIB, tail_bytes=5)
+    weights = training_memory(odd, Layout(spacing=3, slots=7)).weights
+    assert weights == MIB + 7 * 20 * MIB + 512
 
 
 @pytest.mark.parametrize(

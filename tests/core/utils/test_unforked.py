@@ -114,10 +114,13 @@ def test_parameters_made_within_are_of_that_memory():
         net = nn.Sequential(nn.Linear(512, 512), nn.LayerNorm([512, 512]))
         net.register_parameter('scale', nn.Parameter(torch.full([LARGE], 3.0)))
         net.scale.requires_grad_(False)
+        net.register_parameter('nothing', None)
         return net
 
     with unforked_parameters():
         net = make()
+        with torch.device('meta'):
+            assert nn.Linear(512, 512).weight.is_meta
     other = make()  # the context is over
     names = dict(other.named_parameters())
     for name, param in net.named_parameters():

@@ -8,6 +8,7 @@ annotations.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ import sapiens_plugin.registry  # noqa: F401  (makes the names known)
 from sapiens_plugin.core.streaming import memory
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
+CAPABILITY = (7, 5)  # a GTX 1650's
 NAMES = (
     'sapiens1b_gtx1650',
     'sapiens1b_minimal',
@@ -69,7 +71,11 @@ def measure(name: str, mode: str, budget: int | None) -> list[dict]:
     ):
         training = split == 'train'
         model.backbone.set_frozen(frozen)
-        job = model.memory_job(cfg[f'{split}_dataloader'].batch_size, size)
+        batch = cfg[f'{split}_dataloader'].batch_size
+        job = replace(
+            model.memory_job(batch, size, training=training),
+            workspace_bytes=memory.workspace_bytes(CAPABILITY),
+        )
         layout = memory.plan_layout(job, budget_mib=budget, training=training)
         predict = memory.training_memory if training else memory.inference_memory
         params = list(model.parameters())

@@ -479,3 +479,15 @@ def test_gpu_memory_grows_where_it_can(monkeypatch, system, release, given, expe
     assert environ.pop('OMP_WAIT_POLICY') == 'PASSIVE'
     assert environ.get('PYTORCH_ALLOC_CONF') == expected
     assert given.items() <= environ.items()
+
+
+@pytest.mark.parametrize('wanted', [True, False])
+def test_determinism_gives_cublas_what_it_needs(monkeypatch, launched, repo, wanted):
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')  # is put back in the end
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
+    config = repo / 'configs' / 'sapiens_tiny_demo.py'
+    option = f'randomness.deterministic={wanted}'
+    code, _, err = launched('test', config, 'not_there.pth', '--cfg-options', option)
+    assert code == 2, err
+    expected = ':4096:8' if wanted else None
+    assert os.environ.get('CUBLAS_WORKSPACE_CONFIG') == expected

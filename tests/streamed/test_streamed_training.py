@@ -8,6 +8,7 @@ import torch
 from mmengine.hooks import Hook
 
 from sapiens_plugin.core.streaming.chain import Placement
+from sapiens_plugin.core.utils import unforked
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.streamed.pose_estimator import StreamedTopdownPoseEstimator
 
@@ -210,3 +211,17 @@ def test_narrow_moments_take_over_and_are_not_taken_for_others(job, make_runner,
     again.train_cfg.max_epochs = 5
     with pytest.raises(InputError, match='int8'):
         resume(make_runner, again, saved)
+
+
+def test_workers_never_touch_what_they_do_not_have(job, make_runner, monkeypatch):
+    """Weights, gradients and moments, however small, are left out of every fork."""
+    job.train_cfg.update(max_epochs=2, val_interval=1)
+    job = streamed(job)
+    alone, _ = train(make_runner, job)
+    monkeypatch.setattr(unforked, '_SMALL', 1)
+    job.work_dir += '_workers'
+    for loader in (job.train_dataloader, job.val_dataloader):
+        loader.update(num_workers=2, persistent_workers=True)
+    runner, _ = train(make_runner, job)
+    assert all(param.data_ptr() % 4096 == 0 for param in runner.model.parameters())
+    assert_same_state(alone, runner)

@@ -19,7 +19,11 @@ from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
 from sapiens_plugin.core.streaming.modes import DTYPES, MODES
 from sapiens_plugin.core.streaming.precision import CHOICES as PRECISIONS
-from sapiens_plugin.core.streaming.precision import Precision, choose_precision
+from sapiens_plugin.core.streaming.precision import (
+    Precision,
+    capability_of,
+    choose_precision,
+)
 from sapiens_plugin.core.streaming.randomness import mix
 from sapiens_plugin.core.streaming.stage import Stage, owners_of
 from sapiens_plugin.core.utils.unforked import unforked_parameters
@@ -554,11 +558,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             ),
             boundary_dtype=self.boundary_dtype,
             gradient_dtype=self.gradient_dtype,
-            workspace_bytes=memory.workspace_bytes(
-                torch.cuda.get_device_capability(self.device)
-                if self.device.type == 'cuda'
-                else None
-            ),
+            workspace_bytes=memory.workspace_bytes(capability_of(self.device)),
         )
 
     def _out_of_memory(self, error: torch.OutOfMemoryError) -> str:

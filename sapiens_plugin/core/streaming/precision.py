@@ -95,9 +95,16 @@ def choose_precision(device: torch.device, requested: str = 'auto') -> Precision
     return decide(
         requested,
         name=torch.cuda.get_device_name(device) if on_cuda else 'CPU',
-        capability=torch.cuda.get_device_capability(device) if on_cuda else None,
+        capability=capability_of(device),
         figures=figures,
     )
+
+
+def capability_of(device: torch.device) -> tuple[int, int] | None:
+    """Return a GPU's CUDA compute capability; None for a CPU."""
+    if device.type != 'cuda':
+        return None
+    return torch.cuda.get_device_capability(device)
 
 
 def _turn_tf32_off() -> None:

@@ -9,6 +9,7 @@ import copy
 import gc
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -342,7 +343,10 @@ def test_gradients_repeat_in_every_layout(device, dtype):
     ],
 )
 def test_memory_is_as_predicted_and_within_the_budget(subject, repo):
-    """In a process of its own: what others left in the allocator would count."""
+    """In a process of its own: what others left in the allocator would count.
+
+    Nothing keeps it from taking more; the allocator is set as tools/train.py sets it.
+    """
     work = dict(
         device='cuda:0',
         arch=dict(
@@ -353,7 +357,6 @@ def test_memory_is_as_predicted_and_within_the_budget(subject, repo):
         micro_batch=2,
         precision='float32',
         budget=1100,
-        cap=1100,
         steps=2,
     )
     done = subprocess.run(
@@ -365,9 +368,10 @@ def test_memory_is_as_predicted_and_within_the_budget(subject, repo):
         capture_output=True,
         encoding='utf-8',
         timeout=600,
+        env=dict(os.environ, PYTORCH_ALLOC_CONF='expandable_segments:True'),
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert 'seconds' in answer, answer
     assert answer['reserved'] <= work['budget']
-    assert answer['reserved'] == pytest.approx(answer['predicted'], rel=0.1)
+    assert answer['reserved'] == pytest.approx(answer['predicted'], rel=0.05)

@@ -333,6 +333,45 @@ def test_gradients_repeat_in_every_layout(device, dtype):
 
 
 @needs_cuda
+@pytest.mark.parametrize('ends', ['closed', 'forgotten'])
+def test_pinned_memory_is_registered_and_let_go(ends):
+    for _ in range(3):  # where memory is still registered it cannot be again
+        courier_ = Courier(CUDA)
+        chunks = [chunk for chunk, _ in courier_._ring]
+        assert all(chunk.is_pinned() for chunk in chunks)
+        if ends == 'closed':
+            courier_.close()
+        del courier_
+        gc.collect()
+        if sys.platform != 'win32':
+            assert not any(chunk.is_pinned() for chunk in chunks)
+
+
+@needs_cuda
+def test_loader_workers_are_forked_beside_a_chain():
+    """What CUDA has registered is not in them, and transfers go on meanwhile."""
+    net = Net(depth=6, dims=256)
+    reference = Reference(net, CUDA)
+    chain = StreamedChain(*net.stages(), device=CUDA, placement=Placement(slots=2))
+    try:
+        for turn in range(3):
+            loader = torch.utils.data.DataLoader(list(range(8)), num_workers=2)
+            inputs, targets = (
+                [x.to(CUDA) for x in parts] for parts in batch([2] * 4, seed=turn)
+            )
+            workers = iter(loader)
+            chain.accumulate(
+                inputs, lambda x, j, t=targets: net.loss(x, t[j]), seed=turn
+            )
+            assert torch.cat(list(workers)).tolist() == list(range(8))
+            expected = reference.gradients(inputs, targets, seed=turn)
+            for param, grad in zip(net.parameters(), expected, strict=True):
+                assert torch.equal(param.grad, grad)
+    finally:
+        chain.close()
+
+
+@needs_cuda
 @pytest.mark.parametrize(
     'subject',
     [

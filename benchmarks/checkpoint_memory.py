@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sapiens_plugin.core.vit.architectures import ARCHITECTURES
+from arch_option import add_arch
 
 WAYS = ('mmengine', 'repaired')
 TASKS = ('save', 'load')
@@ -40,7 +40,7 @@ def resident(figure):
     return int(re.search(figure + r':\\s+(\\d+)', status)[1]) * 1024
 
 before = resident('VmRSS')
-vit = SapiensViT(arch, img_size=(384, 288))
+vit = SapiensViT(json.loads(arch), img_size=(384, 288))
 optimizer = torch.optim.AdamW(vit.parameters())
 wrapper = OptimWrapper(optimizer)
 start = time.perf_counter()
@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--arch', default='sapiens_1b', choices=ARCHITECTURES)
+    add_arch(parser, default='sapiens_1b')
     parser.add_argument('--ways', nargs='+', default=WAYS, choices=WAYS)
     parser.add_argument('--folder', type=Path, help='directory for the checkpoint')
     parser.add_argument('--json', type=Path, help='write all figures here')
@@ -92,13 +92,13 @@ def main() -> None:
         args.json.write_text(json.dumps(figures, indent=1), encoding='utf-8')
 
 
-def measure(task: str, way: str, arch: str, path: Path) -> dict[str, float]:
+def measure(task: str, way: str, arch: str | dict, path: Path) -> dict[str, float]:
     """Save or load in a process of its own; return its figures."""
     if task == 'load':
         with open(path, 'rb') as file:
             while file.read(2**24):
                 pass
-    command = [sys.executable, '-c', SCRIPT, task, way, arch, str(path)]
+    command = [sys.executable, '-c', SCRIPT, task, way, json.dumps(arch), str(path)]
     answer = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, timeout=1800
     )
@@ -108,7 +108,7 @@ def measure(task: str, way: str, arch: str, path: Path) -> dict[str, float]:
 def print_table(figures: dict[str, dict]) -> None:
     """Print the figures as Markdown, and ratios where both ways were taken."""
     state = next(iter(figures.values()))['save']['state_gb']
-    print(f'A state of {state:.1f} GB:\n')
+    print(f'A state of {state:.2g} GB:\n')
     print('| | save, s | extra memory | load, s | extra memory |')
     print('|---|---|---|---|---|')
     for way, tasks in figures.items():

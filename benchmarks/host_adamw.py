@@ -1,4 +1,4 @@
-"""Time HostAdamW beside PyTorch's fused AdamW on the parameters of Sapiens-1B layers.
+"""Time HostAdamW beside PyTorch's fused AdamW on the parameters of Sapiens layers.
 
 The kinds take steps in turn. Prints the median seconds a step takes for 100 M
 parameters, and the median over the rounds of its ratio to the stock optimizer's step.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from arch_option import add_arch
 from torch import nn
 
 from sapiens_plugin.core.streaming.host_adamw import HostAdamW
@@ -25,20 +26,24 @@ STOCK = 'torch.optim.AdamW(fused=True)'
 CLIPPING = 0.999  # a factor that takes many steps to make the gradients denormal
 
 
-def make_params(layers: int, grad_dtype: torch.dtype) -> list[nn.Parameter]:
+def make_params(
+    arch: str | dict, layers: int, grad_dtype: torch.dtype
+) -> list[nn.Parameter]:
     """Return the parameters of some layers, with gradients."""
-    arch = get_architecture('sapiens_1b')
-    params = [p for _ in range(layers) for p in Block(arch).parameters()]
+    made = [Block(get_architecture(arch)) for _ in range(layers)]
+    params = [param for layer in made for param in layer.parameters()]
     for param in params:
         param.grad_dtype = grad_dtype
         param.grad = (torch.randn_like(param) * 1e-3).to(grad_dtype)
     return params
 
 
-def make_steps(layers: int) -> dict[tuple[str, str, str], Callable[[], None]]:
+def make_steps(
+    arch: str | dict, layers: int
+) -> dict[tuple[str, str, str], Callable[[], None]]:
     """Return what to time, by optimizer, gradient type and clipping."""
     steps = {}
-    stock_params = make_params(layers, torch.float32)
+    stock_params = make_params(arch, layers, torch.float32)
     stock = torch.optim.AdamW(stock_params, fused=True)
     grads = [param.grad for param in stock_params]
 
@@ -53,7 +58,7 @@ def make_steps(layers: int) -> dict[tuple[str, str, str], Callable[[], None]]:
         ('bfloat16', torch.bfloat16),
         ('int8', torch.bfloat16),
     ):
-        params = make_params(layers, grad_dtype)
+        params = make_params(arch, layers, grad_dtype)
         optimizer = HostAdamW(params, moment_dtype=moment_dtype)
         title = f'HostAdamW, {moment_dtype} moments'
         grad_title = 'fp32' if grad_dtype == torch.float32 else 'bf16'
@@ -81,13 +86,17 @@ def _deferred(
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--layers', type=int, default=2, help='28 M parameters each')
+    add_arch(parser, default='sapiens_1b')
+    parser.add_argument(
+        '--layers', type=int, default=2, help='of 1B: 28 M parameters each'
+    )
     parser.add_argument('--rounds', type=int, default=11)
     parser.add_argument('--json', type=Path, help='write all figures here')
     args = parser.parse_args()
 
-    steps = make_steps(args.layers)
-    hundreds_of_millions = args.layers * 28.33e6 / 1e8
+    steps = make_steps(args.arch, args.layers)
+    block = Block(get_architecture(args.arch))
+    count = args.layers * sum(param.numel() for param in block.parameters())
     seconds = {key: [] for key in steps}
     for round_number in range(args.rounds + 1):
         for key, step in steps.items():
@@ -95,7 +104,7 @@ def main() -> None:
             step()
             if round_number:  # the first allocates the moments
                 elapsed = time.perf_counter() - start
-                seconds[key].append(elapsed / hundreds_of_millions)
+                seconds[key].append(elapsed * 1e8 / count)
 
     print(f'{torch.get_num_threads()} threads, {args.layers} layers\n')
     print('| optimizer | gradients | clipping | s / 100 M | ratio | bytes of moments |')

@@ -15,7 +15,6 @@ All processes are looked at all the time, and what they share is counted once
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -23,11 +22,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from arch_option import add_arch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS
 from tree_memory import Watched, watched
 
+from sapiens_plugin.core.vit.architectures import get_architecture
 from sapiens_plugin.datasets.samplers.resumable_sampler import ResumableSampler
 
 REPO = Path(__file__).resolve().parents[1]
@@ -83,7 +84,7 @@ def main() -> None:
     )
     parser.add_argument('--mode', default='compact', choices=['compact', 'exact'])
     parser.add_argument('--parts', nargs='+', default=[*PARTS], choices=PARTS)
-    parser.add_argument('--arch', type=json.loads, help='JSON of a smaller model')
+    add_arch(parser, default=None)
     parser.add_argument('--weights', type=Path, help='TorchScript archive to start on')
     parser.add_argument('--scale', type=int, default=1, help='divides COCO')
     parser.add_argument('--img-size', type=int, nargs=2, default=(64, 48))
@@ -98,17 +99,9 @@ def main() -> None:
         cfg = Config.fromfile(args.config)
         if args.arch:
             cfg.model.backbone.arch = args.arch
-            cfg.model.head.in_channels = args.arch['embed_dims']
+            cfg.model.head.in_channels = get_architecture(args.arch).embed_dims
         weights = args.weights or folder / 'stand_in.pt2'
-        for make in (make_weights, make_data):
-            # In a process of its own, whose memory is gone when it ends.
-            process = multiprocessing.get_context('spawn').Process(
-                target=make, args=(weights, cfg.model.backbone.arch, folder, args.scale)
-            )
-            process.start()
-            process.join()
-            if process.exitcode:
-                sys.exit(f'{make.__name__} ended with {process.exitcode}')
+        make_inputs(folder, weights, cfg.model.backbone.arch, args.scale)
         cfg.model.backbone.init_cfg.checkpoint = str(weights.resolve())
         shrink(cfg, args, folder)
         text = '\n'.join(f'{name} = {value!r}' for name, value in cfg.to_dict().items())
@@ -137,18 +130,13 @@ def print_table(figures: dict[str, Watched]) -> None:
     print(f'had at most {missed / GB:.2f} GB more than at any look.')
 
 
-def make_weights(weights: Path, arch: str | dict, folder: Path, scale: int) -> None:
-    """Write an archive of the published structure, where it is missing."""
+def make_inputs(folder: Path, weights: Path, arch: str | dict, scale: int) -> None:
+    """Write what is missing: an archive, a few pictures, annotations of very many."""
+    from sapiens_plugin.workbench.demo.make_demo import make_demo
     from sapiens_plugin.workbench.demo.stand_in import make_stand_in
 
     if not weights.is_file():
         make_stand_in(weights, arch=arch)
-
-
-def make_data(weights: Path, arch: str | dict, folder: Path, scale: int) -> None:
-    """Write a few pictures, and annotations as of very many, where missing."""
-    from sapiens_plugin.workbench.demo.make_demo import make_demo
-
     root = folder / 'coco'
     if (root / 'detections.json').is_file():
         return

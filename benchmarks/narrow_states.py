@@ -136,7 +136,7 @@ def train(
     return start, end, statistics.fmean(losses[-50:])
 
 
-def track(moment_dtype: str, *, spread: float, steps: int = 3000) -> dict[str, float]:
+def track(moment_dtype: str, *, spread: float, steps: int) -> dict[str, float]:
     """Return the error of the update's direction from moments held in this type."""
     encoding = moments.get_encoding(moment_dtype)
     numel = 64 * moments.BLOCK
@@ -193,7 +193,7 @@ def compare_training(steps: int) -> dict[str, dict]:
     return results
 
 
-def compare_moments() -> dict[str, dict[str, float]]:
+def compare_moments(steps: int) -> dict[str, dict[str, float]]:
     """Follow moments over thousands of steps and print the error of the update."""
     results = {}
     for spread in (0.5, 1.5):
@@ -201,7 +201,7 @@ def compare_moments() -> dict[str, dict[str, float]]:
             for moment_dtype in ('bfloat16', 'int8'):
                 title = f'{moment_dtype}{", to nearest" if nearest else ""}, {spread}'
                 with rounding(nearest=nearest):
-                    results[title] = track(moment_dtype, spread=spread)
+                    results[title] = track(moment_dtype, spread=spread, steps=steps)
     columns = list(results[title])
     print(
         f'\n| moments, spread | {" | ".join(columns)} |\n|---|{"---|" * len(columns)}'
@@ -252,11 +252,14 @@ def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--steps', type=int, default=300, help='of training')
+    parser.add_argument(
+        '--moment-steps', type=int, default=3000, help='with gradients of either size'
+    )
     parser.add_argument('--json', type=Path, help='write all figures here')
     args = parser.parse_args()
     results = dict(
         training=compare_training(args.steps),
-        moments=compare_moments(),
+        moments=compare_moments(args.moment_steps),
         boundaries=compare_boundaries(),
     )
     if args.json:

@@ -14,17 +14,17 @@ import sys
 from pathlib import Path
 
 STEP = """
-import time, torch
+import sys, time, torch
 from sapiens_plugin.core.vit.model import SapiensViT
 vit = SapiensViT(dict(embed_dims=128, num_layers=4, num_heads=4,
                       feedforward_channels=512), img_size=(128, 96))
 images = torch.randn(16, 3, 128, 96)
 times = []
-for _ in range(12):
+for _ in range(int(sys.argv[1])):
     start = time.perf_counter()
     vit(images)[0].square().mean().backward()
     times.append(time.perf_counter() - start)
-print(sorted(times)[6])
+print(sorted(times)[len(times) // 2])
 """
 
 
@@ -32,6 +32,7 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--runs', type=int, default=5)
+    parser.add_argument('--steps', type=int, default=12, help='in each run')
     parser.add_argument('--json', type=Path, help='write all figures here')
     args = parser.parse_args()
     seconds = {'ACTIVE': [], 'PASSIVE': []}
@@ -40,7 +41,7 @@ def main() -> None:
             for _ in range(args.runs):
                 for policy, results in seconds.items():
                     answer = subprocess.run(
-                        [sys.executable, '-c', STEP],
+                        [sys.executable, '-c', STEP, str(args.steps)],
                         check=True,
                         capture_output=True,
                         timeout=300,

@@ -37,6 +37,8 @@ PERSONS = Persons(train=1, val=1, test=1)
 def main() -> None:
     """Print a table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
+    names = [model[0] for model in MODELS]
+    parser.add_argument('--models', nargs='+', choices=names, default=names)
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument(
         '--images', type=Path, metavar='ROOT', help='of COCO, or like it'
@@ -46,7 +48,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     init_default_scope('mmpose')
-    rows = [compare(*model, rounds=args.rounds) for model in MODELS]
+    rows = [
+        compare(*model, rounds=args.rounds)
+        for model in MODELS
+        if model[0] in args.models
+    ]
     print('| model | measured s | planned s | planned / measured | floor s |')
     print('|---|---|---|---|---|')
     for row in rows:

@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from arch_option import add_arch
+
 COMMON = f"""
 import json, sys, time, warnings
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -62,12 +64,7 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--file', type=Path, default='data/stand_in_1b.pt2')
-    parser.add_argument(
-        '--arch',
-        type=json.loads,
-        default='"sapiens_1b"',
-        help='of the file, as JSON: a published name or the numbers of a smaller one',
-    )
+    add_arch(parser, default='sapiens_1b')
     parser.add_argument('--runs', type=int, default=3)
     parser.add_argument('--json', type=Path, help='write all figures here')
     args = parser.parse_args()

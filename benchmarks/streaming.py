@@ -36,6 +36,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from arch_option import add_arch
 from streaming_rivals import MAX_NORM, RIVALS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -563,7 +564,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda')
-    parser.add_argument('--arch', help='a published name, or a JSON object')
+    add_arch(parser, default=None)
     parser.add_argument('--img-size', type=int, nargs=2, metavar=('H', 'W'))
     parser.add_argument('--batch', type=int, help='images a step')
     parser.add_argument('--micro-batch', type=int, default=2)
@@ -592,8 +593,6 @@ def main() -> None:
     if not on_cpu and not torch.cuda.is_available():
         parser.error('PyTorch finds no CUDA device; --device cpu measures on the CPU.')
     arch = args.arch or (CPU_ARCH if on_cpu else 'sapiens_1b')
-    if isinstance(arch, str) and arch.startswith('{'):
-        arch = json.loads(arch)
     work = Work(
         device='cpu' if on_cpu else 'cuda:0',
         arch=asdict(get_architecture(arch)),

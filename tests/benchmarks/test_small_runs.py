@@ -25,12 +25,14 @@ ON_LINUX = pytest.mark.skipif(
     sys.platform != 'linux', reason='reads the memory of processes in /proc'
 )
 
-NAMES = sorted(
+ALL = sorted(
     path.stem
     for path in BENCHMARKS.glob('*.py')
     if "__name__ == '__main__'" in path.read_text(encoding='utf-8')
-    and not Path(__file__).with_name(f'test_{path.name}').exists()
 )
+NAMES = [
+    name for name in ALL if not Path(__file__).with_name(f'test_{name}.py').exists()
+]
 
 
 @dataclass(frozen=True)
@@ -306,3 +308,8 @@ def test_small_run(name, tmp_path, monkeypatch, capsys):
 
 def test_no_small_run_is_left_over():
     assert RUNS.keys() <= set(NAMES)
+
+
+def test_the_docs_list_every_benchmark():
+    listed = (REPO / 'docs' / 'benchmarks.md').read_text(encoding='utf-8')
+    assert [name for name in ALL if f'`{name}.py`' not in listed] == []

@@ -32,6 +32,7 @@ def apply() -> None:
     images.read_images_as_labelled()
     evaluators.tell_data_sets_apart()
     workers.repair_workers(apply)
+    workers.share_annotations()
     workers.await_dead_workers()
     workers.load_without_workers()
     converters.convert_keypoints_whole()

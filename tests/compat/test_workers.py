@@ -1,8 +1,11 @@
 """Workers of a data loader: their deaths, and the signals that others send them."""
 
+import copy
+import json
 import multiprocessing
 import operator
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -15,6 +18,7 @@ from unittest.mock import Mock
 import psutil
 import pytest
 import torch
+from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 from repairs import without_compiled_ops
 from torch.utils.data import DataLoader
@@ -373,6 +377,75 @@ def test_spawned_workers_are_repaired(monkeypatch, capfd):
     assert "No module named 'mmcv._ext'" in capfd.readouterr().err
 
     assert load() == [CutOut]
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """A data set of eight numbers, as annotations."""
+    path = tmp_path / 'annotations.json'
+    rows = [dict(number=i) for i in range(8)]
+    path.write_text(json.dumps(dict(metainfo={}, data_list=rows)), encoding='utf-8')
+    return BaseDataset(ann_file=str(path), data_prefix={})
+
+
+def spawning(dataset, **kwargs):
+    """A loader whose workers are spawned, and which gives the samples as they are."""
+    return loader_of(
+        dataset,
+        multiprocessing_context='spawn',
+        collate_fn=operator.itemgetter(0),
+        **kwargs,
+    )
+
+
+def numbers(samples):
+    return [sample['number'] for sample in samples]
+
+
+def test_spawned_workers_share_the_annotations(numbered):
+    iterator = iter(spawning(numbered))
+    got = [next(iterator)['number']]
+    # Both numbers are one byte, in the place of each other.
+    start, end = numbered.data_address[-2:]
+    last = numbered.data_bytes[start:end]
+    last[last == 7] = 77
+    assert got + numbers(iterator) == [0, 1, 2, 3, 4, 5, 6, 77]
+    assert numbers(numbered)[-1] == 77
+    shared = numbered.data_bytes
+    assert numbers(spawning(numbered))[-1] == 77
+    assert numbered.data_bytes is shared  # for both loaders of a job, if need be
+
+
+def test_annotations_that_cannot_be_shared_are_copied(numbered, monkeypatch):
+    full = Mock(side_effect=RuntimeError('No space left on device'))
+    monkeypatch.setattr(torch.Tensor, 'share_memory_', full)
+    assert numbers(spawning(numbered)) == list(range(8))
+    assert full.called
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda dataset: dataset.get_subset_(3),
+        lambda dataset: dataset.get_subset_([0, 1, 2]),
+        lambda dataset: dataset.get_subset(3),
+        copy.deepcopy,
+        lambda dataset: pickle.loads(pickle.dumps(dataset)),
+    ],
+    ids=['first', 'some', 'subset', 'copy', 'pickle'],
+)
+def test_what_is_made_of_shared_annotations(numbered, change):
+    assert numbers(spawning(numbered)) == list(range(8))
+    changed = change(numbered) or numbered
+    again = numbers(spawning(changed))
+    assert again == numbers(changed) == list(range(len(changed)))
+
+
+def test_data_sets_without_serialized_annotations_are_as_before(numbered):
+    lists = BaseDataset(numbered.ann_file, data_prefix={}, serialize_data=False)
+    assert numbers(spawning(lists)) == list(range(8))
+    lazy = BaseDataset(numbered.ann_file, data_prefix={}, lazy_init=True)
+    assert numbers(pickle.loads(pickle.dumps(lazy))) == list(range(8))
 
 
 @pytest.mark.parametrize('count', [{}, {'num_workers': 0}, {'num_workers': 1}])

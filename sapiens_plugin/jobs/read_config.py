@@ -34,6 +34,7 @@ from sapiens_plugin.workbench.planning.job_reader import (
     read_head,
     read_precision,
     read_streaming,
+    read_worker_memory,
 )
 
 from .schedule import schedule_notes
@@ -156,6 +157,7 @@ def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
         workers=_positive(
             loader.get('num_workers', 0), f'{name}: train_dataloader.num_workers', 0
         ),
+        worker_memory=read_worker_memory(cfg),
         checkpoints=read_checkpoints(cfg),
         persons=persons,
     )

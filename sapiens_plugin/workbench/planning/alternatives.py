@@ -140,7 +140,7 @@ def _single_changes(
         yield (
             'no loader workers',
             'images load between the steps and not beside them',
-            job.changed(workers=0),
+            job.changed(workers=0, worker_memory={}),
         )
     for name, arch in _smaller_models(job):
         yield (

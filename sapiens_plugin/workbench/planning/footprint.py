@@ -22,9 +22,6 @@ CONTEXT = 450 * MIB
 _PROGRAM = int(0.45e9)  # bytes of a training process without annotations (measured)
 _ANNOTATION = 5_500  # bytes that a person of the annotations adds (measured)
 
-WORKER = int(0.1e9)
-"""Bytes that a loader's worker has for itself, on Linux (measured)."""
-
 _WORKSPACE = 32 * MIB
 _FRAGMENTATION = 0.1  # of all else, where no layout is planned to the MiB
 _SHARE_OF_FREE = 0.9  # as in StreamedTopdownPoseEstimator
@@ -177,10 +174,8 @@ def host_use(job: TrainingJob, use: DeviceUse, *, on_cpu: bool) -> dict[str, int
         use: Its larger phase.
         on_cpu: Whether the host computes as well, and so holds what a GPU would.
     """
-    parts = dict(
-        program=program_memory(job.persons.train + job.persons.val),
-        workers=job.workers * WORKER,
-    )
+    program = program_memory(job.persons.train + job.persons.val)
+    parts = dict(program=program) | job.worker_memory
     total = all_parameters(use.job)
     if job.streaming is None:
         parts['weights'] = _FLOAT * total  # as loaded, before they go to the GPU

@@ -123,7 +123,8 @@ class TrainingJob:
         test_batch: Images a test batch.
         val_flip: Whether validation flips, at twice the time.
         test_flip: Whether tests do.
-        workers: Processes that load images.
+        workers: Processes that load images to train on.
+        worker_memory: Host memory of all that load, bytes by how they are started.
         checkpoints: What is written.
         persons: The data set.
     """
@@ -149,6 +150,7 @@ class TrainingJob:
     val_flip: bool
     test_flip: bool
     workers: int
+    worker_memory: dict[str, int]
     checkpoints: Checkpoints
     persons: Persons
 

@@ -4,6 +4,7 @@ Takes a config as mappings, MMEngine's or plain ones, and imports no MM package:
 looks at a config before a job can start is spared the seconds that those take.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from sapiens_plugin.core.streaming.modes import DTYPES, MODES
@@ -11,6 +12,9 @@ from sapiens_plugin.core.streaming.precision import CHOICES as PRECISIONS
 from sapiens_plugin.errors import InputError
 
 from .job import Checkpoints, HeadShape, Streaming
+
+# Bytes of a loader's worker for itself: 58 and 348 MB (benchmarks/worker_memory.py).
+_FORKED, _SPAWNED = 100_000_000, 400_000_000
 
 
 def is_named(type_name: str, name: str) -> bool:
@@ -135,6 +139,21 @@ def read_precision(cfg: Mapping) -> str:
             f'model.precision={precision!r} is not one of {", ".join(PRECISIONS)}.'
         )
     return precision
+
+
+def read_worker_memory(cfg: Mapping) -> dict[str, int]:
+    """Read what loads images during training: bytes by how processes are started.
+
+    Workers that persist stay while those of the other loader work. Windows cannot fork.
+    """
+    loaders = [cfg.get(f'{name}_dataloader') or {} for name in ('train', 'val')]
+    numbers = [loader.get('num_workers', 0) for loader in loaders]
+    persist = any(loader.get('persistent_workers') for loader in loaders)
+    number = (sum if persist else max)(numbers)
+    mp_cfg = (cfg.get('env_cfg') or {}).get('mp_cfg') or {}
+    if sys.platform != 'win32' and mp_cfg.get('mp_start_method', 'fork') == 'fork':
+        return dict(forked_workers=number * _FORKED)
+    return dict(spawned_workers=number * _SPAWNED)
 
 
 def checkpoint_hook(cfg: Mapping) -> Mapping:

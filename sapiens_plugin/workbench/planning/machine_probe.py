@@ -8,6 +8,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
+from sapiens_plugin.core.streaming.courier import Courier, now_on
 from sapiens_plugin.core.streaming.precision import measure
 
 from .cards import Card
@@ -34,14 +35,10 @@ def _probe_gpu(device: torch.device) -> Card:
     figures = measure(device, torch.float32, torch.float16, torch.bfloat16)
     near = torch.empty(_COPIED, dtype=torch.uint8, device=device)
     other = torch.empty_like(near)
-    pinned = torch.empty(_COPIED, dtype=torch.uint8, pin_memory=True)
 
     def clock() -> float:
         torch.cuda.synchronize(device)
         return time.perf_counter()
-
-    def gb_s(run: Callable, size: int) -> float:
-        return size / _seconds(run, clock) / 1e9
 
     free, _ = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device)  # by this process, and soon given back
@@ -53,11 +50,8 @@ def _probe_gpu(device: torch.device) -> Card:
         # The context of this process is not free now, but a job's own will be.
         vram_mib=((free + held) >> 20) + 300,
         tflops=_by_name({dtype: figure.tflops for dtype, figure in figures.items()}),
-        memory_gb_s=gb_s(lambda: other.copy_(near), 2 * _COPIED),
-        bus_gb_s=min(
-            gb_s(lambda: near.copy_(pinned, non_blocking=True), _COPIED),
-            gb_s(lambda: pinned.copy_(near, non_blocking=True), _COPIED),
-        ),
+        memory_gb_s=2 * _COPIED / _seconds(lambda: other.copy_(near), clock) / 1e9,
+        bus_gb_s=_bus_gb_s(device, clock),
         host_gb_s=_host_gb_s(time.perf_counter),
         host_threads=torch.get_num_threads(),
         source='measured now: matrix products, passes and copies, not a training step',
@@ -79,7 +73,7 @@ def _probe_cpu(clock: Callable[[], float]) -> Card:
         vram_mib=None,
         tflops=_by_name(speeds),
         memory_gb_s=_passes_gb_s(clock),
-        bus_gb_s=host,
+        bus_gb_s=_bus_gb_s(torch.device('cpu'), clock),
         host_gb_s=host,
         host_threads=torch.get_num_threads(),
         source=(
@@ -103,6 +97,19 @@ def _passes_gb_s(clock: Callable[[], float]) -> float:
 
     # Backward moves twice what forward does.
     return 3 * (10 * x.nbytes + 2 * wide.nbytes) / _seconds(passes, clock) / 1e9
+
+
+def _bus_gb_s(device: torch.device, clock: Callable[[], float]) -> float:
+    """Time the way of streamed weights and gradients; the slower direction."""
+    host = torch.ones(_COPIED, dtype=torch.uint8)  # pageable, as they are
+    near, courier = host.to(device, copy=True), Courier(device)
+    up, down = [(host, near)] * 4, [(near, host)] * 4  # about two blocks of 1B
+    slower = max(
+        _seconds(lambda: courier.upload(up, after=now_on(device)).result(), clock),
+        _seconds(lambda: courier.download(down, after=now_on(device)).result(), clock),
+    )
+    courier.close()
+    return 4 * _COPIED / slower / 1e9
 
 
 def _host_gb_s(clock: Callable[[], float]) -> float:

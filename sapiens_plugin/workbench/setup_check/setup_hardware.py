@@ -13,7 +13,7 @@ from sapiens_plugin.core.streaming.memory import MIB
 from sapiens_plugin.core.streaming.precision import CHOICES, choose_precision
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.planning.amounts import size
-from sapiens_plugin.workbench.planning.footprint import CONTEXT, WORKER, program_memory
+from sapiens_plugin.workbench.planning.footprint import CONTEXT, program_memory
 
 from .gpu_probe import (
     CUDA_BUILD,
@@ -251,7 +251,7 @@ def check_host_memory(
     found = f'{size(available)} free'
     if job is None:
         return Check('host memory', 'ok', found)
-    program = program_memory(job.persons) + job.train_workers * WORKER
+    program = program_memory(job.persons) + job.worker_memory
     if job.streaming is None:
         for_gpu = job.resident_bytes - 4 * job.num_params
         least = most = program + 4 * job.num_params

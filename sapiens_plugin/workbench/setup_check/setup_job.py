@@ -21,6 +21,7 @@ from sapiens_plugin.workbench.planning.job_reader import (
     read_parts,
     read_precision,
     read_streaming,
+    read_worker_memory,
 )
 
 from .setup_report import Commands
@@ -89,6 +90,7 @@ class SetupJob:
         whole_weights: The checkpoint that the whole model starts from.
         sources: The data.
         loaders: How they are loaded.
+        worker_memory: Bytes of all processes that load while it trains.
         work_dir: Where checkpoints and logs go.
         other_dirs: More folders that it writes to.
         max_epochs: All epochs.
@@ -107,6 +109,7 @@ class SetupJob:
     whole_weights: str | None
     sources: Sequence[DataSource]
     loaders: Sequence[Loader]
+    worker_memory: int
     work_dir: Path
     other_dirs: Sequence[Path]
     max_epochs: int
@@ -124,11 +127,6 @@ class SetupJob:
         if kept or changes:
             arguments += ['--cfg-options', *kept, *changes]
         return commands.tool('train.py', *arguments)
-
-    @property
-    def train_workers(self) -> int:
-        """Processes that load for training."""
-        return next(each.workers for each in self.loaders if each.split == 'train')
 
     @property
     def persons(self) -> int:
@@ -244,6 +242,7 @@ def read_setup_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> S
             )
             for split, loader in loaders.items()
         ],
+        worker_memory=sum(read_worker_memory(cfg).values()),
         work_dir=Path(cfg.get('work_dir') or Path('work_dirs', config.stem)),
         other_dirs=[Path(folder) for folder in _other_dirs(cfg)],
         max_epochs=_get(cfg, 'train_cfg', 'max_epochs') or 1,

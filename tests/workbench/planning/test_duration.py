@@ -62,6 +62,7 @@ def some_job(draw: random.Random) -> tuple[TrainingJob, DeviceUse, bool]:
         val_flip=False,
         test_flip=True,
         workers=draw.randint(0, 16),
+        worker_memory={},
         checkpoints=Checkpoints(interval=1, kept=1, by_time=0, best=True, last=True),
         persons=Persons(train=100, val=10, test=10),
     )  # fmt: skip

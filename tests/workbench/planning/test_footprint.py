@@ -10,7 +10,6 @@ from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.streaming.memory import MIB
 from sapiens_plugin.workbench.planning.footprint import (
     CONTEXT,
-    WORKER,
     all_parameters,
     device_use,
     disk_use,
@@ -56,7 +55,9 @@ def test_it_is_the_account_of_the_job_itself(shipped, name, warmup):
         boundary_bytes=model.check_budget(32),
     )
     parts = host_use(planned.job, use, on_cpu=False)
-    assert sum(parts.values()) == host.total + program_memory(156_165) + 2 * WORKER
+    program = program_memory(156_165)
+    assert parts['forked_workers'] == 400_000_000  # two loaders' two
+    assert sum(parts.values()) == host.total + program + parts['forked_workers']
 
 
 def test_a_test_batch(shipped):
@@ -145,7 +146,8 @@ def test_on_a_cpu_the_host_holds_what_a_gpu_would(shipped):
     planned = shipped('sapiens_tiny_demo')
     use = use_of(planned.job, planned.measure, vram_mib=None)
     parts = host_use(planned.job, use, on_cpu=True)
-    assert sum(parts.values()) == use.total + program_memory(156_165) + WORKER
+    workers = sum(planned.job.worker_memory.values())
+    assert sum(parts.values()) == use.total + program_memory(156_165) + workers
 
 
 def test_the_program_grows_with_its_annotations():

@@ -1,0 +1,68 @@
+"""What a config says of memory, read off plain mappings."""
+
+import sys
+
+import pytest
+
+from sapiens_plugin.workbench.planning.job_reader import read_worker_memory
+
+MB = 10**6
+
+
+def config(train, val=None, **env):
+    """Loaders of (workers, persistent)."""
+    loaders = {
+        f'{split}_dataloader': given
+        and dict(num_workers=given[0], persistent_workers=given[1])
+        for split, given in (('train', train), ('val', val))
+    }
+    return loaders | env
+
+
+@pytest.mark.parametrize(
+    ('train', 'val', 'number'),
+    [
+        ((2, True), (2, True), 4),
+        ((2, True), (1, False), 3),  # those of training wait for the validation
+        ((2, False), (1, True), 3),  # and the other way round, from epoch 2 on
+        ((2, False), (3, False), 3),
+        ((2, True), None, 2),
+        ((0, False), (0, False), 0),
+    ],
+)
+def test_workers_that_live_at_once(monkeypatch, train, val, number):
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    memory = read_worker_memory(config(train, val))
+    assert memory == dict(forked_workers=number * 100 * MB)
+
+
+@pytest.mark.parametrize(
+    ('platform', 'env', 'name', 'each'),
+    [
+        ('linux', dict(mp_start_method='fork'), 'forked_workers', 100 * MB),
+        ('linux', dict(mp_start_method='spawn'), 'spawned_workers', 400 * MB),
+        ('linux', dict(mp_start_method='forkserver'), 'spawned_workers', 400 * MB),
+        ('linux', None, 'forked_workers', 100 * MB),
+        ('darwin', dict(mp_start_method='fork'), 'forked_workers', 100 * MB),
+        ('win32', dict(mp_start_method='fork'), 'spawned_workers', 400 * MB),
+        ('win32', None, 'spawned_workers', 400 * MB),
+    ],
+)
+def test_how_workers_are_started(monkeypatch, platform, env, name, each):
+    monkeypatch.setattr(sys, 'platform', platform)
+    cfg = config((2, True), env_cfg=dict(mp_cfg=env))
+    assert read_worker_memory(cfg) == {name: 2 * each}
+
+
+def test_mmengine_starts_them_so(monkeypatch):
+    """It asks for what the config says, but on Windows for nothing."""
+    from mmengine.utils.dl_utils import setup_env
+
+    asked = []
+    monkeypatch.setattr(
+        setup_env.mp, 'set_start_method', lambda method, force: asked.append(method)
+    )
+    for system in ('Linux', 'Darwin', 'Windows'):
+        monkeypatch.setattr(setup_env.platform, 'system', lambda name=system: name)
+        setup_env.set_multi_processing()
+    assert asked == ['fork', 'fork']

@@ -33,10 +33,16 @@ def main() -> None:
     )
     parser.add_argument('--minutes', type=float, default=60.0)
     parser.add_argument('--every', type=float, default=5.0, help='seconds')
+    parser.add_argument('--pictures', type=int, default=2000, help='to train on')
     parser.add_argument('--json', type=Path, help='write every look to a file')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        looks = watch(Path(folder), seconds=60 * args.minutes, every=args.every)
+        looks = watch(
+            Path(folder),
+            pictures=args.pictures,
+            seconds=60 * args.minutes,
+            every=args.every,
+        )
     if args.json:
         args.json.write_text(json.dumps(looks, indent=1), encoding='utf-8')
     settled = looks[len(looks) // 6 :]
@@ -54,17 +60,20 @@ def main() -> None:
         )
 
 
-def watch(folder: Path, *, seconds: float, every: float) -> list[dict[str, float]]:
+def watch(
+    folder: Path, *, pictures: int, seconds: float, every: float
+) -> list[dict[str, float]]:
     """Train for some time, looking at the process and its children.
 
     Raises:
         RuntimeError: The training ended by itself.
     """
     data, work_dir = folder / 'data', folder / 'run'
-    subprocess.run(
-        [sys.executable, '-m', 'sapiens_plugin.workbench.demo.make_demo', data],
-        check=True,
-    )
+    make = [sys.executable, '-m', 'sapiens_plugin.workbench.demo.make_demo', data]
+    sizes = dict(train=pictures, val=max(3 * pictures // 20, 1))
+    for split, count in sizes.items():
+        make += [f'--num-{split}', str(count)]
+    subprocess.run(make, check=True)
     loaders = [
         f'{split}_dataloader.dataset.data_root={data}' for split in ('train', 'val')
     ]

@@ -125,7 +125,7 @@ def check_kills(said: str, folder: Path) -> None:
 def check_long_run(said: str, folder: Path) -> None:
     looks = json.loads((folder / 'json').read_text())
     assert looks[-1]['epochs'] >= 1
-    assert all(look['resident_mib'] > 100 for look in looks)
+    assert looks[-1]['resident_mib'] > 100
     assert max(look['processes'] for look in looks) >= 2
     assert 'resident_mib' in said
 
@@ -228,9 +228,9 @@ RUNS = {
     'kill_and_resume': SmallRun(
         '--kills 1 --epochs 2 --out TMP/out', check_kills, marks=(pytest.mark.slow,)
     ),
-    # Before the first epoch is over there is nothing to compare.
+    # A training has to start, and to be looked at for some epochs.
     'long_run': SmallRun(
-        '--minutes 1 --every 2 --json TMP/json',
+        '--minutes 1.5 --every 2 --pictures 64 --json TMP/json',
         check_long_run,
         marks=(pytest.mark.slow,),
     ),

@@ -95,6 +95,7 @@ def work(streaming):
 
 
 def test_loops_recompute_what_they_say(streaming, work, monkeypatch):
+    monkeypatch.setattr(streaming, 'HEAD_WIDTH', 32)
     seen = []
     monkeypatch.setattr(
         streaming,

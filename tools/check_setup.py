@@ -190,7 +190,7 @@ def _check_settings(cfg, job) -> list[Check]:
     return checks + [Check('schedules', 'warn', note) for note in notes]
 
 
-def _least_memory(cfg, dtype) -> int:
+def _least_memory(cfg, dtype, capability) -> int:
     """Return the MiB that a job needs of a GPU.
 
     Raises:
@@ -202,7 +202,8 @@ def _least_memory(cfg, dtype) -> int:
 
     nobody = Persons(train=0, val=0, test=0)  # memory does not depend on them
     try:
-        return least_memory(read_job(cfg, persons=nobody), stage_measurer(cfg), dtype)
+        job, measure = read_job(cfg, persons=nobody), stage_measurer(cfg)
+        return least_memory(job, measure, dtype, capability)
     except InputError:
         raise
     except _NO_JOB as error:

@@ -1,6 +1,7 @@
 """The plan of a job, told and kept when its training starts."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def _summary(plan: Plan) -> str:
     gpu = ''
     if card.vram_mib is not None:
         gpu = (
-            f'{plan.vram_peak / 2**20:,.0f} of {card.vram_mib:,} MiB of the GPU'
+            f'{math.ceil(plan.vram_peak / 2**20):,} of {card.vram_mib:,} MiB of the GPU'
             f'{"" if plan.fits else ", WHICH DOES NOT FIT"}, '
         )
     return (

@@ -80,7 +80,7 @@ def training_step(
     moved = trained * (2 * _FLOAT + 2 * _MOMENT_BYTES[moments]) + 2 * gradients
     least = moved / (card.host_gb_s * 1e9)
     update = max(least, trained * _UPDATE_SECONDS[moments] / card.host_threads)
-    if card.vram_mib is None and job.streaming.vram_budget is None:  # all in place
+    if card.vram_mib is None:  # all in place
         times = dict(optimizer=update), dict(computing=computing)
         return _step(job, images, work, max(floor, least), *times)
     bus = card.bus_gb_s * 1e9

@@ -6,7 +6,7 @@ around the same measured stages.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,7 +22,6 @@ CONTEXT = 450 * MIB
 _PROGRAM = int(0.45e9)  # bytes of a training process without annotations (measured)
 _ANNOTATION = 5_500  # bytes that a person of the annotations adds (measured)
 
-_WORKSPACE = 32 * MIB
 _FRAGMENTATION = 0.1  # of all else, where no layout is planned to the MiB
 _SHARE_OF_FREE = 0.9  # as in StreamedTopdownPoseEstimator
 _FLOAT = 4  # bytes
@@ -78,6 +77,7 @@ def device_use(
     training: bool,
     dtype: torch.dtype,
     vram_mib: int | None,
+    capability: tuple[int, int] | None = None,
 ) -> DeviceUse:
     """Return what a training step or a test batch takes of the device.
 
@@ -88,11 +88,15 @@ def device_use(
         training: A step, or else a test batch.
         dtype: What matrix products are computed in.
         vram_mib: What the card has, for streamed jobs without a budget; None: a CPU.
+        capability: The card's, for cuBLAS's workspaces; None: not known.
 
     Raises:
         InputError: A streamed job's budget is too small.
     """
-    seen = measure(job, warmup=warmup, training=training, dtype=dtype)
+    seen = replace(
+        measure(job, warmup=warmup, training=training, dtype=dtype),
+        workspace_bytes=memory.workspace_bytes(capability),
+    )
     context = 0 if vram_mib is None else CONTEXT
     if job.streaming is None:
         parts = dict(context=context) | _resident(job, seen, training, dtype)
@@ -160,10 +164,10 @@ def _resident(
         moments=moments,
         boundaries=boundaries,
         working_set=max(working_set, update - boundaries),
-        workspace=_WORKSPACE,
+        workspace=seen.workspace_bytes,
     )
     gaps = int(_FRAGMENTATION * (boundaries + parts['working_set']))
-    return parts | dict(workspace=_WORKSPACE + gaps)
+    return parts | dict(workspace=seen.workspace_bytes + gaps)
 
 
 def host_use(job: TrainingJob, use: DeviceUse, *, on_cpu: bool) -> dict[str, int]:

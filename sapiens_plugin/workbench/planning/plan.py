@@ -1,6 +1,6 @@
 """What a job will take on a card: memory, disk and hours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sapiens_plugin.core.streaming.precision import Precision
 
@@ -153,6 +153,11 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
     precision = card.precision(requested)
     dtype = precision.dtype
 
+    given = job
+    if job.streaming is not None and card.vram_mib is None:
+        # A CPU computes in place, whatever the budget.
+        job = job.changed(streaming=replace(job.streaming, vram_budget=None))
+
     def use(warmup: bool, training: bool, job: TrainingJob = job) -> DeviceUse:
         return device_use(
             job,
@@ -161,6 +166,7 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
             training=training,
             dtype=dtype,
             vram_mib=card.vram_mib,
+            capability=card.capability,
         )
 
     warmup_epochs = min(job.warmup_epochs, job.max_epochs)
@@ -184,7 +190,7 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
 
     last = phases[-1].memory
     return Plan(
-        job=job,
+        job=given,
         card=card,
         precision=precision,
         phases=tuple(phases),

@@ -10,7 +10,11 @@ import psutil
 import torch
 
 from sapiens_plugin.core.streaming.memory import MIB
-from sapiens_plugin.core.streaming.precision import CHOICES, choose_precision
+from sapiens_plugin.core.streaming.precision import (
+    CHOICES,
+    capability_of,
+    choose_precision,
+)
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.planning.amounts import size
 from sapiens_plugin.workbench.planning.footprint import CONTEXT, program_memory
@@ -39,7 +43,7 @@ _WITHOUT_GPU = (
 def check_hardware(
     job: SetupJob | None,
     commands: Commands,
-    least_memory: Callable[[torch.dtype], int] | None = None,
+    least_memory: Callable[..., int] | None = None,
 ) -> list[Check]:
     """Look at the GPU, at both memories, and at the processors.
 
@@ -47,8 +51,8 @@ def check_hardware(
         job: The job, or None.
         commands: Those of this checkout.
         least_memory: Tells what the job needs of a GPU at least, in MiB, by what it
-            computes in; needed with a job. Slow, so called only where there is a GPU or
-            a budget to compare with.
+            computes in and the GPU's capability; needed with a job. Slow, so called
+            only where there is a GPU or a budget to compare with.
     """
     gpus = nvidia_gpus()
     checks = check_gpu(gpus, commands)
@@ -66,7 +70,7 @@ def check_hardware(
             checks.append(Check('GPU memory', 'ok', _free(free, total)))
     elif free is not None or _has_budget(job):
         try:
-            least = least_memory(dtype)
+            least = least_memory(dtype, capability_of(device))
         except InputError as error:
             checks.append(Check('GPU memory', 'fail', str(error)))
         else:
@@ -256,10 +260,11 @@ def check_host_memory(
         for_gpu = job.resident_bytes - 4 * job.num_params
         least = most = program + 4 * job.num_params
     else:
-        for_gpu = (job.streaming.vram_budget or 0) * MIB
-        least = program + job.streamed_memory().total
+        for_gpu = 0
         boundaries = job.streamed_memory(boundary_bytes=job.boundary_bytes)
         most = program + boundaries.total
+        # Without a GPU they are in host memory in any case.
+        least = program + job.streamed_memory().total if on_gpu else most
     if on_gpu:
         for_gpu = 0
     detail = f'{found}; the job takes {size(least)}'

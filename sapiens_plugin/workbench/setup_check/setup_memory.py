@@ -13,7 +13,12 @@ from sapiens_plugin.workbench.planning.job import TrainingJob
 _LIMIT = 2**20  # MiB; no GPU has that much
 
 
-def least_memory(job: TrainingJob, measure: Measure, dtype: torch.dtype) -> int:
+def least_memory(
+    job: TrainingJob,
+    measure: Measure,
+    dtype: torch.dtype,
+    capability: tuple[int, int] | None = None,
+) -> int:
     """Return what training and validating need of a GPU at least, in MiB.
 
     CUDA's own context comes on top. Of a streamed job this is the smallest
@@ -23,6 +28,7 @@ def least_memory(job: TrainingJob, measure: Measure, dtype: torch.dtype) -> int:
         job: The job; its own budget plays no part.
         measure: Describes its passes to the memory model.
         dtype: What matrix products are computed in.
+        capability: The GPU's; None: not known.
     """
     warmup = min(job.warmup_epochs, job.max_epochs)
     passes = [(job.changed(test_batch=job.val_batch), False, False)]
@@ -34,7 +40,8 @@ def least_memory(job: TrainingJob, measure: Measure, dtype: torch.dtype) -> int:
     def use(job: TrainingJob, warmup: bool, training: bool) -> int:
         found = device_use(
             *(job, measure),
-            **dict(warmup=warmup, training=training, dtype=dtype, vram_mib=None),
+            **dict(warmup=warmup, training=training, dtype=dtype),
+            **dict(vram_mib=None, capability=capability),
         )
         return -(-found.total // MIB)
 

@@ -1,5 +1,6 @@
 """Whole plans: what is promised of the shipped configs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,21 @@ def test_jobs_for_4_gb_fit_3937_mib(plan_of, card, name):
     assert plan.fits
     assert plan.test.memory.total <= 3937 * 2**20
     assert plan.largest.parts['context'] == CONTEXT
+
+
+def test_on_a_cpu_a_budget_plays_no_part(plan_of):
+    cpu = replace(MAX_Q, vram_mib=None, capability=None)
+    job = plan_of('sapiens1b_gtx1650').job
+    free = replace(job.streaming, vram_budget=None)
+    within, without = (
+        plan_of('sapiens1b_gtx1650', cpu, streaming=streaming)
+        for streaming in (job.streaming, free)
+    )
+    assert within.host == without.host
+    assert within.total_hours == without.total_hours
+    assert within.job.streaming.vram_budget == 3000  # in what is written and shown
+    # Nothing is there twice, nor on its way.
+    assert within.largest.recomputed_blocks == 39
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,8 @@ def test_what_a_job_needs_is_computed_only_where_it_can_be_compared(
     monkeypatch.setattr(setup_hardware, 'nvidia_gpus', list)
     asked = []
 
-    def least_memory(dtype):
-        asked.append(dtype)
+    def least_memory(dtype, capability):
+        asked.append((dtype, capability))
         raise InputError('No plan.')
 
     def look(job):
@@ -180,7 +180,7 @@ def test_what_a_job_needs_is_computed_only_where_it_can_be_compared(
     assert (found.status, found.detail) == ('fail', 'No plan.')
     monkeypatch.setattr(setup_hardware, 'nvidia_gpus', lambda: [GPU])
     assert look(resident).status == 'fail'
-    assert asked == [torch.float32, torch.bfloat16]
+    assert asked == [(torch.float32, None), (torch.bfloat16, None)]
     assert look(None).detail == '3,790 of 4,096 MiB free'
 
 
@@ -215,12 +215,12 @@ def test_host_memory_against_a_streamed_job(free, status, streamed):
     assert (found.mend is not None) == (status == 'fail')
 
 
-def test_without_a_gpu_its_share_is_in_host_memory(streamed):
+def test_without_a_gpu_activations_are_in_host_memory(streamed):
     free = 12 * GB
     assert check_host_memory(free, streamed, COMMANDS, on_gpu=True).status == 'warn'
     found = check_host_memory(free, streamed, COMMANDS, on_gpu=False)
     assert found.status == 'fail'
-    assert 'and 2.9 GiB because no GPU holds that here' in found.detail
+    assert 'the job takes 12.1 GiB; ' in found.detail
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_what_is_found_is_what_is_judged(streamed, torch_build, monkeypatch):
     """All of it on a machine that is stood in for."""
 
     def look():
-        return check_hardware(streamed, COMMANDS, lambda dtype: 978)
+        return check_hardware(streamed, COMMANDS, lambda dtype, capability: 978)
 
     memory = namedtuple('Memory', 'available')
     usage = namedtuple('Usage', 'free')
@@ -301,10 +301,11 @@ def test_what_is_found_is_what_is_judged(streamed, torch_build, monkeypatch):
     found = {check.name: check for check in look()}
     assert found['PyTorch'].status == 'fail'
     assert found['GPU memory'].detail.startswith('3,790 of 4,096 MiB')
-    assert found['host memory'].status == 'fail'  # the budget's 3 GB on top
+    assert found['host memory'].status == 'ok'
 
     torch_build('13.0', found=True)
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (2**31, 2**32))
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
     monkeypatch.setattr(
         setup_hardware,
         'choose_precision',

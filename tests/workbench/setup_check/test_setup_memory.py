@@ -25,7 +25,7 @@ def test_a_streamed_job_needs_the_smallest_budget_that_can_be_planned():
     job, measure = load('sapiens1b_gtx1650_week')
     card = get_card('gtx1650-maxq')
     dtype = card.precision(job.precision).dtype
-    least = least_memory(job, measure, dtype)
+    least = least_memory(job, measure, dtype, card.capability)
     assert 794 < least < 1200  # the head alone needs 794
 
     def plan(budget):
@@ -40,7 +40,7 @@ def test_a_streamed_job_needs_the_smallest_budget_that_can_be_planned():
 def test_an_unstreamed_job_needs_all_that_is_planned():
     job, measure = load('sapiens0.3b_coco_1024x768')
     plan = make_plan(job, get_card('gtx1650-maxq'), measure)
-    least = least_memory(job, measure, plan.precision.dtype)
+    least = least_memory(job, measure, plan.precision.dtype, plan.card.capability)
     assert least - 1 < (plan.vram_peak - CONTEXT) / 2**20 <= least
     assert least_memory(job, measure, torch.float16) < least
 

@@ -45,7 +45,12 @@ from tree_memory import watched
 from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
 from sapiens_plugin.core.streaming.host_adamw import HostAdamW
-from sapiens_plugin.core.streaming.precision import CHOICES, LossScale, choose_precision
+from sapiens_plugin.core.streaming.precision import (
+    CHOICES,
+    LossScale,
+    capability_of,
+    choose_precision,
+)
 from sapiens_plugin.core.streaming.stage import Stage, owners_of
 from sapiens_plugin.core.vit.architectures import get_architecture
 from sapiens_plugin.core.vit.model import SapiensViT, patch_grid
@@ -54,6 +59,12 @@ KEYPOINTS = 17
 HEAD_WIDTH = 768
 ADAMW = dict(lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
 WARM_UP = 2  # steps: the first one allocates, the second makes the first update
+# As tools/train.py sets it.
+ALLOCATOR = (
+    dict(PYTORCH_ALLOC_CONF='expandable_segments:True')
+    if sys.platform == 'linux'
+    else {}
+)
 CONTEXT = 450  # MiB of a CUDA context, assumed where it cannot be measured
 CAP_STEP = 256  # MiB, how finely the smallest cap is sought
 CPU_ARCH = dict(
@@ -335,6 +346,9 @@ def memory_job(model: Pose, work: Work, **dtypes) -> memory.Job:
         stem=measure(model.backbone.embed, meta(3, *work.img_size)),
         block=measure(blocks[0].run, x),
         tail=measure(model.loss, x, heatmaps),
+        workspace_bytes=memory.workspace_bytes(
+            capability_of(torch.device(work.device))
+        ),
         **dtypes,
     )
 
@@ -440,7 +454,7 @@ def in_fresh_process(task: str, work: Work) -> dict:
     command = [sys.executable, __file__, '--task', task]
     command += ['--work', json.dumps(asdict(work))]
     with tempfile.TemporaryFile('w+') as said, tempfile.TemporaryFile('w+') as log:
-        environment = {**os.environ, 'OMP_WAIT_POLICY': 'PASSIVE'}
+        environment = ALLOCATOR | os.environ | dict(OMP_WAIT_POLICY='PASSIVE')
         done = watched(command, stdout=said, stderr=log, env=environment)
         for file in (said, log):
             file.seek(0)
@@ -619,8 +633,6 @@ def main() -> None:
         how = 'measured' if device['context'] else 'assumed, the driver does not tell'
         caps = dict(cap=args.card - context, highest=device['total'])
         print(f'Cap: {args.card} MiB less a CUDA context of {context} ({how})')
-    if allocator := os.environ.get('PYTORCH_CUDA_ALLOC_CONF'):
-        print(f'PYTORCH_CUDA_ALLOC_CONF={allocator}')
     print(flush=True)
     names = [*(CPU_SUBJECTS if on_cpu else SUBJECTS), *RIVALS]
     names = [name for name in names if name.startswith(tuple(args.only))]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from measuring.part_report import failed_parts, write_json
-from schedule import Task
+from schedule import LAUNCHED, Task
 
 RUN_TASK = Path(__file__).resolve().parent / 'run_task.py'
 LOG_CHARACTERS = 3000  # of the output of a task that did not come to its end
@@ -88,7 +88,7 @@ class TaskRunner:
                 cwd=self._project,
                 env={
                     **os.environ,
-                    'OMP_WAIT_POLICY': 'PASSIVE',
+                    **LAUNCHED,
                     'PYTHONPATH': os.pathsep.join(map(str, filter(None, path))),
                     **task.env,
                 },

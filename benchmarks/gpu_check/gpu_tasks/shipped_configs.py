@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import torch
-from measuring.device import fresh_peak, memory_facts, set_cap
+from measuring.device import fresh_peak, memory_facts
 from measuring.part_report import Report
 from measuring.step_times import step_timer
 from mmengine.config import Config
@@ -33,10 +33,9 @@ def run(spec: dict, report: Report) -> None:
         name, precision = config.split()
         title = f'{name}, {precision}'
         with report.part(title):
-            set_cap(device, spec['cap'])
             built = _build(name, precision=precision, device=device, tiny=spec['tiny'])
             _, model, _ = built
-            found = dict(cap=spec['cap'], passes={})
+            found = dict(budget=model.vram_budget, passes={})
             for kind, count in spec['passes'].items():
                 with report.part(f'{title}, {kind}'):
                     found['passes'][kind] = _measure(kind, count, built, device)
@@ -48,7 +47,6 @@ def run(spec: dict, report: Report) -> None:
             model._close_chain()
             del built, model
         fresh_peak(device)
-    set_cap(device, None)
 
 
 def _measure(kind: str, count: int, built: Built, device: torch.device) -> dict:
@@ -104,6 +102,7 @@ def _build(name: str, *, precision: str, device: torch.device, tiny: bool) -> Bu
     with _no_random_start():
         model = MODELS.build(cfg.model)
     fill(model)
+    model.travels_on_cpu = tiny
     model.to(device)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     wrapper.optimizer.moment_dtype = model.moment_dtype

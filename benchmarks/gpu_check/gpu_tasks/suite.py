@@ -6,8 +6,12 @@ from xml.etree import ElementTree
 
 from measuring.part_report import Report
 
-TESTS = 'tests/core/streaming'
-PROBE = f'{TESTS}/test_precision.py::test_the_probe_gives_its_memory_back'
+TESTS = (
+    'tests/core/streaming/test_cuda.py',
+    'tests/core/streaming/test_precision.py::test_the_probe_gives_its_memory_back',
+    'tests/streamed/test_pose_estimator.py'
+    '::test_the_limit_is_there_as_long_as_the_chain',
+)
 
 
 def run(spec: dict, report: Report) -> None:
@@ -18,7 +22,7 @@ def run(spec: dict, report: Report) -> None:
         *('-o', 'addopts=', '--import-mode=importlib'),
         *('-n', str(spec['workers']), '--dist', 'worksteal'),
         *('--durations', '8', f'--junitxml={junit}', '--tb', 'short'),
-        *(f'{TESTS}/test_cuda.py', PROBE, '-k', spec['expression']),
+        *(*TESTS, '-k', spec['expression']),
     ]
     with report.part('pytest'):
         done = subprocess.run(command, capture_output=True, text=True)

@@ -13,7 +13,7 @@ from sapiens_plugin.errors import InputError
 
 from .job import Checkpoints, HeadShape, Streaming
 
-# Bytes of a loader's worker for itself: 58 and 348 MB (benchmarks/worker_memory.py).
+# Bytes of a loader's worker for itself: 61 and 347 MB (benchmarks/worker_memory.py).
 _FORKED, _SPAWNED = 100_000_000, 400_000_000
 
 

@@ -42,7 +42,7 @@ val_pipeline = [
     dict(type='TopdownAffine', input_size=codec['input_size'], use_udp=True),
     dict(type='PackPoseInputs'),
 ]
-# Workers share the annotations on Linux; on Windows each has a copy of its own.
+# Workers share the annotations.
 train_dataloader = dict(
     batch_size=32, num_workers=2, dataset=dict(pipeline=train_pipeline)
 )

@@ -6,7 +6,6 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from sapiens_plugin.core.streaming.memory import HostMemory, host_memory
-from sapiens_plugin.core.utils.give_back import give_back_large_memory
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
@@ -45,7 +44,6 @@ class StreamingHook(Hook):
             InputError: The model is not a streamed one, a part of the job does not go
                 with it, or the host's memory is too small.
         """
-        give_back_large_memory()
         model = unwrap(runner.model)
         if not isinstance(model, StreamedTopdownPoseEstimator):
             raise InputError(

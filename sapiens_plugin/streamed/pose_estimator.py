@@ -26,6 +26,7 @@ from sapiens_plugin.core.streaming.precision import (
 )
 from sapiens_plugin.core.streaming.randomness import mix
 from sapiens_plugin.core.streaming.stage import Stage, owners_of
+from sapiens_plugin.core.utils.give_back import give_back_large_memory
 from sapiens_plugin.core.utils.unforked import unforked_parameters
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE
 from sapiens_plugin.core.vit.model import patch_grid
@@ -136,6 +137,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                 raise InputError(
                     f'model.{name}={value!r} is not one of {", ".join(_CHOICES[name])}.'
                 )
+        give_back_large_memory()  # before annotations are read, and before workers
         with unforked_parameters():
             super().__init__(**kwargs)
         _check_parts(self)

@@ -16,6 +16,8 @@ from sapiens_plugin.core.utils.unforked import unforked_zeros
 CHUNK_BYTES = 16 * 2**20
 NUM_CHUNKS = 3
 
+_PORTABLE = 1  # cudaHostRegisterPortable: pinned for every GPU
+
 Pair = tuple[Tensor, Tensor]  # source and target, of one shape and dtype
 
 
@@ -109,10 +111,8 @@ class Courier:
         chunk = unforked_zeros([CHUNK_BYTES], dtype=torch.uint8)
         if self._is_cuda:
             # Not PyTorch's own: every fork would copy it.
-            cudart = torch.cuda.cudart()
-            torch.cuda.check_error(
-                cudart.cudaHostRegister(chunk.data_ptr(), CHUNK_BYTES, 0)
-            )
+            register = torch.cuda.cudart().cudaHostRegister
+            torch.cuda.check_error(register(chunk.data_ptr(), CHUNK_BYTES, _PORTABLE))
             self._registered.append(chunk)
         return chunk
 

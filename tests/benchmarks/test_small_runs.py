@@ -104,15 +104,16 @@ def check_adamw(said: str, folder: Path) -> None:
 
 def check_host_memory(said: str, folder: Path) -> None:
     found = json.loads((folder / 'json').read_text())['train']
-    # Others may be too short to be looked at.
-    assert {'start', 'save'} <= found['peaks'].keys()
+    # One of the short stages may end between two looks.
+    assert found['peaks'].keys() <= {'start', 'step', 'save', 'validation'}
+    assert len(found['peaks']) >= 3
     for peak in found['peaks'].values():
         assert peak['total'] == sum(peak['shares'])
         assert 0.1e9 < peak['total'] < 3e9
         assert 0 < peak['files'] < peak['total']
-    # Two loaders have two workers each, which stay.
-    assert len(found['peaks']['save']['shares']) == 5
-    assert found['missed'] < 0.2e9
+    # The process with a loader's two workers, or with those of both loaders.
+    assert 3 <= max(len(peak['shares']) for peak in found['peaks'].values()) <= 5
+    assert found['missed'] < 0.5e9
     assert 'At most ' in said
 
 

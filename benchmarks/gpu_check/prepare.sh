@@ -36,7 +36,7 @@ stand_in=.gpu/stand_ins/xtcocotools
 echo 'from pycocotools.coco import COCO  # noqa: F401' > $stand_in/coco.py
 echo 'from pycocotools.cocoeval import COCOeval  # noqa: F401' > $stand_in/cocoeval.py
 echo 'from pycocotools.mask import *  # noqa: F403' > $stand_in/mask.py
-for name in torchao hjson py-cpuinfo pydantic==2.14.4 pydantic-core==2.50.5 \
+for name in torchao ramtorch trainstream hjson py-cpuinfo pydantic==2.14.4 pydantic-core==2.50.5 \
     annotated-types typing-inspection einops msgpack ninja tqdm; do
   fetch .gpu/whl_rivals "$name" || echo "$name cannot be fetched"
 done

@@ -128,6 +128,8 @@ TASKS = (
     _rival('3_FSDP2', 'FSDP2 offload'),
     _rival('3_torchao', 'torchao, accumulating'),
     _rival('3_DeepSpeed', 'DeepSpeed ZeRO-3 offload'),
+    _rival('3_RamTorch', 'RamTorch'),
+    _rival('3_TrainStream', 'TrainStream'),
 )
 # What the dry run changes in every spec that has it.
 SMALL = dict(

@@ -2,8 +2,8 @@
 # epochs of everything, at an effective batch of 2 × 16.
 #
 # The weights stay in host memory and visit the GPU block by block. Host memory of the
-# training process: 11 GB; with model.mode='exact', which gives the bits of ordinary
-# training, 21 GB.
+# job, its loader workers included: 12 GB; with model.mode='exact', which gives the bits of ordinary
+# training, 22 GB.
 #
 # Time, computed at 2 TFLOPS (a GTX 1650 Max-Q; `python3 tools/plan.py
 # configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq`): 26 h an epoch of phase 1 and 91 h an

@@ -1,9 +1,9 @@
 # Sapiens-1B at 384×288 for one GPU of 4 GB: 10 epochs of the head alone, then 100
 # epochs of everything, at an effective batch of 2 × 16.
 #
-# The weights stay in host memory and visit the GPU block by block. Host memory of the
-# job, its loader workers included: 12 GB; with model.mode='exact', which gives the bits of ordinary
-# training, 22 GB.
+# The weights stay in host memory and visit the GPU block by block. Host memory, the
+# loaders' workers included: 12 GB; with model.mode='exact', which gives the bits of
+# ordinary training, 22 GB.
 #
 # Time, computed at 2 TFLOPS (a GTX 1650 Max-Q; `python3 tools/plan.py
 # configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq`): 26 h an epoch of phase 1 and 91 h an

@@ -442,7 +442,7 @@ def _tell_failure(kind: type, error: BaseException, trace) -> None:
     """Let the process end with what its table has to say of it."""
     sys.__excepthook__(kind, error, trace)
     first = (str(error).splitlines() or [''])[0]
-    full = isinstance(error, torch.OutOfMemoryError) or 'out of memory' in str(error)
+    full = memory.is_out_of_memory(error)
     print(json.dumps(dict(skipped=f'{kind.__name__}: {first}', out_of_memory=full)))
 
 

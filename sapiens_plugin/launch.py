@@ -80,9 +80,6 @@ def main(tool: str) -> None:
         stock = _load(stock_tool(f'{tool}.py'))
         args = stock.parse_args()
         cfg = _read_config(args)
-        if cfg.get('randomness', {}).get('deterministic'):
-            # Or cuBLAS, and with it the first step, refuses. Read at its first use.
-            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         if tool == 'train':
             _check_flags(cfg, args)
             cfg = stock.merge_args(cfg, args)

@@ -6,6 +6,7 @@ Registers nothing; importing it imports the MM packages.
 import contextlib
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cache
@@ -49,7 +50,7 @@ COCO_DETECTIONS = 104_000
 
 
 def load_config(path: str | Path, options: Mapping | None = None) -> Config:
-    """Load a config file.
+    """Load a config file, and set what its job needs in the environment.
 
     Raises:
         InputError: It is not there, or is no config.
@@ -66,6 +67,9 @@ def load_config(path: str | Path, options: Mapping | None = None) -> Config:
         ) from error
     cfg.merge_from_dict(dict(options or {}))
     expand_texts(cfg._cfg_dict)
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        # Or cuBLAS, and with it the first step, refuses. It is counted as memory, too.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     return cfg
 
 

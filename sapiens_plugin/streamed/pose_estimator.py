@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +22,7 @@ from sapiens_plugin.core.streaming.precision import (
     Precision,
     capability_of,
     choose_precision,
+    turn_tf32_off,
 )
 from sapiens_plugin.core.streaming.randomness import mix
 from sapiens_plugin.core.streaming.stage import Stage, owners_of
@@ -63,9 +63,10 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         micro_batch: Images that pass a block together.
         mode: ``'exact'`` keeps everything in float32; ``'compact'`` keeps boundaries,
             gradients and moments narrower, for half the host memory.
-        vram_budget: GPU memory in MiB that PyTorch may take, and will not exceed; the
-            CUDA context, 300 to 450 MiB, comes on top. None takes 90% of what is free
-            at the first step. A CPU computes in place and has no use for it.
+        vram_budget: GPU memory in MiB that PyTorch may take. The limit is that of the
+            whole process, from the first step on. The CUDA context, 300 to 450 MiB,
+            comes on top. None takes 90% of what is free at the first step. A CPU
+            computes in place and has no use for it.
         boundary_dtype: Overrules the mode for activations between blocks:
             ``'float32'``, ``'float16'`` or ``'bfloat16'``.
         gradient_dtype: Overrules it for gradients at home: ``'float32'`` or
@@ -198,10 +199,15 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                 norms, logs = self._accumulate(inputs, samples, optim_wrapper)
                 break
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not memory.is_out_of_memory(error):
                     raise
                 if self.on_oom == 'raise' or self.micro_batch == 1:
                     raise InputError(self._out_of_memory(error)) from error
+                full = _first_line(error)
+            except InputError as error:
+                # Less memory may need fewer images still.
+                if not self._retries or self.micro_batch == 1:
+                    raise
                 full = _first_line(error)
             # Out of the handler, which keeps all that the failed step allocated.
             self._shrink(full)
@@ -249,8 +255,12 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
     def precision(self) -> Precision:
         """What matrix products are computed in; measured at the first use."""
         if self._precision is None:
+            note = ''
+            if self.device.type == 'cuda':
+                turn_tf32_off()
+                note = ' TF32 is off, for matrix products and convolutions alike.'
             self._precision = self._choose_precision()
-            print_log(f'Precision: {self._precision.reason}', logger='current')
+            print_log(f'Precision: {self._precision.reason}{note}', logger='current')
         return self._precision
 
     @property
@@ -392,17 +402,13 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
     @contextmanager
     def _running(self, inputs: Tensor) -> Iterator[None]:
         """Have a chain for these inputs, and the weights of its tail in place."""
-        # One for training has room for as many images of this size without gradients.
-        fits = self._chain_key is not None and (
-            self._chain_key[1] == inputs.shape[1:] and len(inputs) <= self._chain_batch
-        )
-        chain = self._chain if fits else self._chain_for(inputs, training=False)
+        chain = self._chain_for(inputs, training=False)
         chain.before_use(self._flush)
         try:
             with torch.no_grad(), chain.tail_in_place():
                 yield
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             raise InputError(self._out_of_memory(error)) from error
 
@@ -428,10 +434,11 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
     def _close_chain(self) -> None:
         if self._chain is not None:
             self._chain.close()
+            if self.device.type == 'cuda':
+                _limit_memory(self.device, math.inf)
         self._chain, self._chain_key, self._chain_batch = None, None, 0
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
-            _limit_memory(self.device, math.inf)
 
     def _placement(self, inputs: Tensor, *, training: bool) -> Placement:
         """Lay a chain out within the budget."""
@@ -640,14 +647,6 @@ def _limit_memory(device: torch.device, mib: float) -> None:
     total = torch.cuda.get_device_properties(device).total_memory
     share = min(mib * memory.MIB / total, 1.0)
     torch.cuda.set_per_process_memory_fraction(share, device)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # What cuBLAS, cuDNN and the driver cannot get (for pinned memory, for kernels that
-    # are loaded at their first use) comes as an ordinary error.
-    return isinstance(error, torch.OutOfMemoryError) or bool(
-        re.search('out of memory|ALLOC_FAILED', str(error))
-    )
 
 
 def _first_line(error: Exception) -> str:

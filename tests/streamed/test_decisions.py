@@ -20,7 +20,7 @@ def rooms(model):
         training_memory(job, Layout(spacing=n, slots=min(2 * n, 4), **on_host)).total
         for n, on_host in ((4, {}), (2, {}), (1, dict(boundaries_on_host=True)))
     )
-    return dict(plenty=99, some=(four + two) / 2 / MIB, little=(two + one) / 2 / MIB)
+    return dict(plenty=119, some=(four + two) / 2 / MIB, little=(two + one) / 2 / MIB)
 
 
 class Weather:
@@ -171,9 +171,9 @@ def test_a_type_that_no_longer_works_is_told(cfg, run, weather, warnings):
             'precision is float32 and was auto',
         ),
         (
-            dict(vram_budget=99),
+            dict(vram_budget=119),
             dict(spacings={0: 4}),
-            'vram_budget is 99 and was None',
+            'vram_budget is 119 and was None',
         ),
         (
             dict(mode='exact'),
@@ -203,7 +203,7 @@ def test_where_boundaries_are_not_rounded_they_may_be_anywhere(
     cfg.model.mode = 'exact'
     whole = run(cfg, work_dir='_whole')
     run(cfg, epochs=3)
-    cfg.model.vram_budget = 78
+    cfg.model.vram_budget = 98
     assert_same_state(run(cfg, resume=True), whole)
     assert warnings == []
 
@@ -253,6 +253,6 @@ def test_a_budget_too_small_is_refused_also_where_a_run_may_go_on(
     cfg, run, weather, monkeypatch
 ):
     monkeypatch.setattr(StreamedTopdownPoseEstimator, 'train_step', pytest.fail)
-    weather.rooms['plenty'] = 66
+    weather.rooms['plenty'] = 86
     with pytest.raises(InputError, match='smallest that works'):
         run(cfg, resume=True)  # there is nothing to go on from

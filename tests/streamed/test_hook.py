@@ -103,7 +103,7 @@ def test_host_memory_too_small_names_the_moments_that_fit(
 def test_a_budget_too_small_is_refused_before_anything_is_loaded(
     job, make_runner, monkeypatch
 ):
-    job.model.vram_budget = 66
+    job.model.vram_budget = 86
     job.custom_hooks[-1].warmup_epochs = 1  # phase 1 would need less
     runner = make_runner(job)
     monkeypatch.setattr(runner, '_init_model_weights', pytest.fail)

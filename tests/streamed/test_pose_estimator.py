@@ -204,25 +204,24 @@ def test_a_layout_is_kept_as_long_as_it_fits(monkeypatch):
 
     monkeypatch.setattr(model, '_placement', spy)
     wrapper = make_wrapper(model)
-    images = torch.zeros(6, 3, HEIGHT, WIDTH)
     for size in (6, 3, 6):  # the last batch of an epoch is smaller
         model.train_step(make_data(size), wrapper)
-    model(images, None, mode='tensor')
     assert layouts == [(6, True)]
-    model(torch.zeros(7, 3, HEIGHT, WIDTH), None, mode='tensor')
-    assert layouts[1:] == [(7, False)]
+    for size in (6, 4, 7):  # the head has them all at once: not as in training
+        model(torch.zeros(size, 3, HEIGHT, WIDTH), None, mode='tensor')
+    assert layouts[1:] == [(6, False), (7, False)]
     model.train_step(make_data(), wrapper)
     model(torch.zeros(2, 3, 2 * HEIGHT, WIDTH), None, mode='tensor')
     model.train_step(make_data(), wrapper)
-    assert layouts[2:] == [(6, True), (2, False), (6, True)]
+    assert layouts[3:] == [(6, True), (2, False), (6, True)]
     model.backbone.set_frozen(True)
     model.train_step(make_data(), wrapper)
-    assert layouts[5:] == [(6, True)]
+    assert layouts[6:] == [(6, True)]
 
 
 def test_a_test_loop_may_be_the_first_to_ask(monkeypatch):
     """The probe and the memory model differentiate; the loop has gradients off."""
-    model = build(vram_budget=99, precision='bfloat16').eval()
+    model = build(vram_budget=119, precision='bfloat16').eval()
     with torch.no_grad():
         heatmaps = model(torch.zeros(3, 3, HEIGHT, WIDTH), None, mode='tensor')
     assert heatmaps.shape == (3, 17, HEIGHT // 4, WIDTH // 4)
@@ -305,7 +304,7 @@ def test_full_gpu_with_retry_halves_the_micro_batch(monkeypatch, fails):
 
 
 def test_retry_gives_back_what_the_failed_step_held(monkeypatch):
-    model = build(micro_batch=4, on_oom='retry', vram_budget=99).train()
+    model = build(micro_batch=4, on_oom='retry', vram_budget=119).train()
     chains, alive = [], []
     make = StreamedChain.__init__
     forward = type(model.backbone.layers[0]).forward
@@ -327,7 +326,7 @@ def test_retry_gives_back_what_the_failed_step_held(monkeypatch):
 
 
 def test_full_gpu_is_reported_with_ways_out(monkeypatch):
-    model = build(vram_budget=78)
+    model = build(vram_budget=98)
 
     forward = type(model.backbone.layers[0]).forward
 
@@ -342,7 +341,7 @@ def test_full_gpu_is_reported_with_ways_out(monkeypatch):
     for part in (
         '2 images at a time',
         'Tried to allocate 2 GiB',
-        'of 78 MiB',
+        'of 98 MiB',
         'micro_batch=1',
         '320×240',
         'num_workers=0',
@@ -394,8 +393,8 @@ def test_a_loss_that_is_not_finite_is_skipped_even_if_gradients_are(monkeypatch)
 
 
 def test_budget_too_small_for_a_block_names_the_smallest():
-    model = build(vram_budget=66)
-    with pytest.raises(InputError, match=r'66 MiB .* smallest that works is \d+ MiB'):
+    model = build(vram_budget=86)
+    with pytest.raises(InputError, match=r'86 MiB .* smallest that works is \d+ MiB'):
         model.train_step(make_data(), make_wrapper(model))
 
 
@@ -570,6 +569,42 @@ def test_every_retry_plans_into_less(monkeypatch, budget, free, expected):
     resumed = build(micro_batch=8, on_oom='retry', vram_budget=budget)
     resumed.go_on_with(model.decisions)
     assert (resumed.micro_batch, resumed._budget) == (2, pytest.approx(expected[-1]))
+
+
+def test_a_retry_that_cannot_be_planned_is_halved_again(monkeypatch):
+    model = build(micro_batch=8, on_oom='retry').train()
+    monkeypatch.setattr(type(model), '_computes_in_place', False)
+    planned = []
+
+    def plan(job, **kwargs):
+        planned.append(job.micro_batch)
+        if job.micro_batch == 4:
+            raise InputError('A budget of 60 MiB of GPU memory is too small.')
+        return memory.Layout(spacing=1, slots=2)
+
+    def full(self, *args, **kwargs):
+        if model.micro_batch == 8:
+            raise torch.OutOfMemoryError('CUDA out of memory.')
+        return accumulate(self, *args, **kwargs)
+
+    accumulate = StreamedChain.accumulate
+    monkeypatch.setattr(memory, 'plan_layout', plan)
+    monkeypatch.setattr(StreamedChain, 'accumulate', full)
+    model.train_step(make_data(8), make_wrapper(model))
+    assert planned == [8, 4, 2]
+    # Without an attempt before it, it is the budget that does not do.
+    model = build(micro_batch=4, on_oom='retry').train()
+    with pytest.raises(InputError, match='too small'):
+        model.train_step(make_data(8), make_wrapper(model))
+
+
+def test_memory_that_is_freed_goes_back(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        pose_estimator, 'give_back_large_memory', lambda: asked.append(True)
+    )
+    build()
+    assert asked == [True]
 
 
 @pytest.mark.parametrize('mib, share', [(3000, 0.75), (9000, 1.0), (math.inf, 1.0)])

@@ -39,6 +39,17 @@ class Losses(Hook):
         self.values.append(outputs['loss'].clone())
 
 
+class GradientAddresses(Hook):
+    """Collects where gradients lie between two steps."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        buffers = runner.model._chain._gradients._buffers.values()
+        self.seen |= {buffer.data_ptr() for buffer in buffers}
+
+
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory):
     from sapiens_plugin.workbench.demo.make_demo import make_demo
@@ -222,6 +233,16 @@ def test_workers_never_touch_what_they_do_not_have(job, make_runner, monkeypatch
     job.work_dir += '_workers'
     for loader in (job.train_dataloader, job.val_dataloader):
         loader.update(num_workers=2, persistent_workers=True)
-    runner, _ = train(make_runner, job)
-    assert all(param.data_ptr() % 4096 == 0 for param in runner.model.parameters())
+    gradients = GradientAddresses()
+    runner, _ = train(make_runner, job, gradients)
     assert_same_state(alone, runner)
+    moments = [
+        tensor.data_ptr()
+        for state in runner.optim_wrapper.optimizer.state.values()
+        for name, tensor in state.items()
+        if name != 'step'
+    ]
+    weights = [param.data_ptr() for param in runner.model.parameters()]
+    assert len(gradients.seen) >= 2 and len(moments) > 50
+    for address in (*weights, *moments, *gradients.seen):
+        assert address % 4096 == 0

@@ -99,7 +99,8 @@ class Courier:
             self._stream.synchronize()
 
     def close(self) -> None:
-        """End the thread, after what it has been given."""
+        """End the thread, when what it has been given is done, also on the device."""
+        self.settle()
         self._thread.shutdown()
         self._unregister()
 
@@ -156,8 +157,9 @@ class Courier:
 
 
 def _unregister(chunks: Sequence[Tensor]) -> None:
-    for chunk in chunks:
-        torch.cuda.cudart().cudaHostUnregister(chunk.data_ptr())
+    if torch.cuda.is_initialized():  # not in a forked process
+        for chunk in chunks:
+            torch.cuda.cudart().cudaHostUnregister(chunk.data_ptr())
 
 
 def _pieces(pairs: Sequence[Pair]):

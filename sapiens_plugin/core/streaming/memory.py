@@ -26,12 +26,14 @@ from .moments import moment_bytes
 
 MIB = 2**20
 
-# CUDA's caching allocator rounds every request up to 512 bytes, and takes memory for
-# those of more than 1 MiB in multiples of 2 MiB (c10/cuda/CUDACachingAllocator.cpp).
+# CUDA's caching allocator rounds every request up to 512 bytes. It takes memory for
+# those of more than 1 MiB in pieces of 20 MiB, or from 10 MiB on in multiples of 2 MiB
+# (c10/cuda/CUDACachingAllocator.cpp).
 ROUNDING = 512
 _SMALL, _SEGMENT = MIB, 2 * MIB
 
-_FRAGMENTATION = 0.02  # of all else: gaps between the allocator's blocks
+# Gaps between the allocator's blocks: of all else, and the last piece.
+_FRAGMENTATION, _PIECE = 0.02, 20 * MIB
 
 # cuDNN may copy what it convolves into another layout. Where there is no room for it,
 # PyTorch takes a kernel that needs less.
@@ -58,6 +60,17 @@ def workspace_bytes(capability: tuple[int, int] | None) -> int:
     else:
         one = 2 * 4 * MIB + 8 * 16 * 1024
     return 2 * _in_segments(one)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that a GPU, or what can be pinned, is full.
+
+    What cuBLAS, cuDNN and the driver cannot get (for pinned memory, for kernels that
+    are loaded at their first use) comes as an ordinary error.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or bool(
+        re.search('out of memory|ALLOC_FAILED', str(error))
+    )
 
 
 def _in_segments(size: int) -> int:
@@ -424,7 +437,7 @@ def _device_memory(
         work=work,
         workspace=job.workspace_bytes,
     )
-    fragmentation = int(_FRAGMENTATION * sum(parts.values()))
+    fragmentation = int(_FRAGMENTATION * sum(parts.values())) + _PIECE
     return DeviceMemory(phase=phase, fragmentation=fragmentation, **parts)
 
 

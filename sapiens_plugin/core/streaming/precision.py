@@ -65,9 +65,6 @@ class Precision:
 def choose_precision(device: torch.device, requested: str = 'auto') -> Precision:
     """Choose the type to compute in, by what this device does with each.
 
-    On a GPU, float32 is float32 from here on: TF32, which PyTorch lets cuDNN use for
-    convolutions and cuBLAS not for matrix products, is off for both.
-
     Takes well under a second and up to 64 MiB of the device's memory, which are given
     back; 200 MiB from 15 TFLOPS on, and 800 MiB from 116 on.
 
@@ -84,8 +81,6 @@ def choose_precision(device: torch.device, requested: str = 'auto') -> Precision
             f'precision={requested!r} is not known; choose one of {", ".join(CHOICES)}.'
         )
     on_cuda = device.type == 'cuda'
-    if on_cuda:
-        _turn_tf32_off()
     if requested == 'float32' or (requested == 'auto' and not on_cuda):
         figures = {}
     elif on_cuda:
@@ -107,9 +102,13 @@ def capability_of(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device)
 
 
-def _turn_tf32_off() -> None:
+def turn_tf32_off() -> None:
+    """Have float32 mean float32 on GPUs, in all of the process.
+
+    By default PyTorch lets cuDNN round what it convolves to TF32, and cuBLAS not.
+    """
     # First what sets all that other code may read, then what outranks a general wish.
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision('highest')
     torch.backends.cudnn.allow_tf32 = False
     for kind in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
         kind.fp32_precision = 'ieee'
@@ -136,7 +135,7 @@ def decide(
     if requested == 'auto':
         return _decide_freely(name, capability, figures)
     dtype = getattr(torch, requested)
-    reason = f'{requested}, as requested.{_tf32_note(dtype, capability)}'
+    reason = f'{requested}, as requested.'
     if dtype != torch.float32:
         if fault := _fault(dtype, name, capability, figures):
             raise InputError(
@@ -172,14 +171,7 @@ def _decide_freely(name, capability, figures) -> Precision:
         reason = f'float16 with loss scaling: right and clearly faster{measured}'
         return Precision(torch.float16, True, reason, figures)
     reason = f'float32: no narrower type is both right and faster{measured}'
-    reason += _tf32_note(torch.float32, capability)
     return Precision(torch.float32, False, reason, figures)
-
-
-def _tf32_note(dtype: torch.dtype, capability: tuple[int, int] | None) -> str:
-    if dtype != torch.float32 or capability is None or capability < (8, 0):
-        return ''
-    return ' TF32 is off, for matrix products and convolutions alike.'
 
 
 def _fault(dtype, name, capability, figures) -> str | None:

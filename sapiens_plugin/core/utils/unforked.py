@@ -19,6 +19,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
 # Of smaller ones a copy costs nothing, and there are many.
 _SMALL = 2**16  # bytes
@@ -31,8 +32,8 @@ def unforked_zeros(shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     """Make a tensor of zeros on the CPU that no forked process has.
 
     The memory is taken up page by page as it is written to. A forked process that
-    touches it dies of SIGSEGV. Where there is no fork, as on Windows, it is memory like
-    any other; macOS forks only on demand, and copies it then.
+    touches it dies of SIGSEGV. Where the system cannot leave memory out of a fork
+    (macOS, Windows), it is memory like any other.
 
     Args:
         shape: Its shape.
@@ -56,13 +57,13 @@ def unforked_zeros(shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
 def unforked_parameters() -> Iterator[None]:
     """Put the parameters of modules that are made within the context in such memory."""
 
-    def replace(module: nn.Module, name: str, param: nn.Parameter | None):
-        if param is None or param.device.type != 'cpu':  # 'meta' has no memory at all
-            return None
-        memory = unforked_zeros(param.shape, dtype=param.dtype)
-        return nn.Parameter(memory.copy_(param.detach()), param.requires_grad)
+    def move(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        # 'meta' has no memory at all, and a lazy one no shape yet.
+        if param is not None and not is_lazy(param) and param.device.type == 'cpu':
+            memory = unforked_zeros(param.shape, dtype=param.dtype)
+            param.data = memory.copy_(param.detach())
 
-    handle = register_module_parameter_registration_hook(replace)
+    handle = register_module_parameter_registration_hook(move)
     try:
         yield
     finally:

@@ -195,10 +195,9 @@ def host_use(job: TrainingJob, use: DeviceUse, *, on_cpu: bool) -> dict[str, int
     )
     parts |= vars(host)
     if on_cpu:
-        own = use.parts
-        if job.streaming.vram_budget is None:  # weights and gradients have no copies
-            own = {name: own[name] for name in own.keys() - {'weights', 'gradients'}}
-        parts['what_a_gpu_would_hold'] = sum(own.values())
+        # Weights and gradients have no copies.
+        own = [use.parts[name] for name in use.parts.keys() - {'weights', 'gradients'}]
+        parts['what_a_gpu_would_hold'] = sum(own)
     return parts
 
 

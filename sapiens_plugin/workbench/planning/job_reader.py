@@ -144,11 +144,13 @@ def read_precision(cfg: Mapping) -> str:
 def read_worker_memory(cfg: Mapping) -> dict[str, int]:
     """Read what loads images during training: bytes by how processes are started.
 
-    Workers that persist stay while those of the other loader work. Windows cannot fork.
+    Workers that persist, and those of a loop by iterations, stay while those of the
+    other loader work. Windows cannot fork.
     """
     loaders = [cfg.get(f'{name}_dataloader') or {} for name in ('train', 'val')]
-    numbers = [loader.get('num_workers', 0) for loader in loaders]
-    persist = any(loader.get('persistent_workers') for loader in loaders)
+    numbers = [loader.get('num_workers') or 0 for loader in loaders]
+    by_epoch = (cfg.get('train_cfg') or {}).get('by_epoch', True)
+    persist = not by_epoch or any(each.get('persistent_workers') for each in loaders)
     number = (sum if persist else max)(numbers)
     mp_cfg = (cfg.get('env_cfg') or {}).get('mp_cfg') or {}
     if sys.platform != 'win32' and mp_cfg.get('mp_start_method', 'fork') == 'fork':

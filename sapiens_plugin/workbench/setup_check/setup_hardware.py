@@ -256,23 +256,23 @@ def check_host_memory(
     if job is None:
         return Check('host memory', 'ok', found)
     program = program_memory(job.persons) + job.worker_memory
+    for_gpu = 0
     if job.streaming is None:
-        for_gpu = job.resident_bytes - 4 * job.num_params
         least = most = program + 4 * job.num_params
+        if not on_gpu:
+            for_gpu = job.resident_bytes - 4 * job.num_params
     else:
-        for_gpu = 0
         boundaries = job.streamed_memory(boundary_bytes=job.boundary_bytes)
         most = program + boundaries.total
         # Without a GPU they are in host memory in any case.
         least = program + job.streamed_memory().total if on_gpu else most
-    if on_gpu:
-        for_gpu = 0
     detail = f'{found}; the job takes {size(least)}'
     if most > least:
         detail += f' to {size(most)}, by how the GPU lays it out'
     if for_gpu:
-        before = ' before activations' if job.streaming is None else ''
-        detail += f', and {size(for_gpu)}{before} because no GPU holds that here'
+        detail += (
+            f', and {size(for_gpu)} before activations because no GPU holds that here'
+        )
     detail += f'; {size(_RESERVE)} should stay free'
     beside = for_gpu + _RESERVE
     if most + beside <= available:
@@ -283,7 +283,8 @@ def check_host_memory(
     if least + beside <= available:
         detail += '; the job decides before it loads anything'
         return Check('host memory', 'warn', detail)
-    mend = _narrower(available - program - beside, job, commands)
+    others = least - job.streamed_memory().total
+    mend = _narrower(available - beside - others, job, commands)
     return Check('host memory', 'fail', detail, mend)
 
 

@@ -341,8 +341,9 @@ def test_pinned_memory_is_registered_and_let_go(ends):
         assert all(chunk.is_pinned() for chunk in chunks)
         if ends == 'closed':
             courier_.close()
-        del courier_
-        gc.collect()
+        else:
+            del courier_
+            gc.collect()
         if sys.platform != 'win32':
             assert not any(chunk.is_pinned() for chunk in chunks)
 

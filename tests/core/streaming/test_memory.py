@@ -249,7 +249,8 @@ def test_the_parts_of_a_step():
     )
     others = [value for value in vars(memory).values() if isinstance(value, int)]
     assert memory.total == sum(others)
-    assert memory.fragmentation == int(0.02 * (memory.total - memory.fragmentation))
+    rest = memory.total - memory.fragmentation
+    assert memory.fragmentation == int(0.02 * rest) + 20 * MIB
     odd = replace(TOY, block_bytes=19 * MIB + 4, stem_bytes=MIB, tail_bytes=5)
     weights = training_memory(odd, Layout(spacing=3, slots=7)).weights
     assert weights == MIB + 7 * 20 * MIB + 512
@@ -523,6 +524,7 @@ def sapiens_1b():
         stem=measure_stage(vit.embed, images),
         block=measure_stage(vit.layers[0], tokens),
         tail=measure_stage(loss, tokens, heatmaps),
+        workspace_bytes=workspace_bytes((7, 5)),
     )
 
 

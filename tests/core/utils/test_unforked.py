@@ -13,6 +13,7 @@ import textwrap
 import pytest
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from sapiens_plugin.core.utils.unforked import unforked_parameters, unforked_zeros
@@ -76,12 +77,12 @@ class Numbers:
 
 def test_workers_come_after_buffers_that_were_freed_and_made_again():
     """Marked memory never comes back as memory that a worker may touch."""
-    for turn in range(4):
+    for turn in range(2):
         cycle = [unforked_zeros([LARGE * n], dtype=torch.float32) for n in (1, 2, 3)]
         cycle.append(cycle)  # as garbage it is there when the workers begin
         kept = unforked_zeros([LARGE], dtype=torch.float32)
         del cycle
-        if turn % 2:
+        if turn:
             gc.collect()
         loader = DataLoader(Numbers(), num_workers=2, multiprocessing_context='fork')
         assert [int(x) for x in loader] == [3 * LARGE * i for i in range(16)]
@@ -97,7 +98,7 @@ def test_a_child_never_unmaps_what_has_become_its_own():
         taken = []
         while len(taken) < 1000:  # the kernel fills its holes one after the other
             taken.append(torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8))
-            if taken[-1].data_ptr() == address:
+            if abs(taken[-1].data_ptr() - address) < size:
                 break
         else:
             os._exit(3)
@@ -115,6 +116,11 @@ def test_parameters_made_within_are_of_that_memory():
         net.register_parameter('scale', nn.Parameter(torch.full([LARGE], 3.0)))
         net.scale.requires_grad_(False)
         net.register_parameter('nothing', None)
+        net.register_parameter('again', net[0].weight)
+        net.lazy = nn.LazyLinear(3)
+        mine = nn.Parameter(torch.empty(LARGE))
+        net.mine = mine
+        nn.init.ones_(mine)  # it is still the same
         return net
 
     with unforked_parameters():
@@ -123,11 +129,14 @@ def test_parameters_made_within_are_of_that_memory():
             assert nn.Linear(512, 512).weight.is_meta
     other = make()  # the context is over
     names = dict(other.named_parameters())
+    assert net.again is net[0].weight
     for name, param in net.named_parameters():
-        assert isinstance(param, nn.Parameter)
-        assert torch.equal(param, names[name]), name
+        if not is_lazy(param):
+            assert isinstance(param, nn.Parameter)
+            assert torch.equal(param, names[name]), name
+            assert param.requires_grad == (name != 'scale')
     assert in_a_fork(other[0].weight.sum) == 0
-    for param in (net[0].weight, net[1].bias, net.scale):
+    for param in (net[0].weight, net[1].bias, net.scale, net.mine):
         assert in_a_fork(param.sum) == -signal.SIGSEGV
 
 

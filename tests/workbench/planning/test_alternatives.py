@@ -42,6 +42,8 @@ def test_the_user_s_ladder_is_there(shipped):
     assert hours['last 16 of 40 layers'] < 0.6 * plan.total_hours
     assert hours['1 + 1 epochs'] <= 168
     assert hours['no loader workers'] > plan.total_hours
+    host = found['no loader workers'].plan.host
+    assert sum(plan.host.values()) - sum(host.values()) == 400_000_000
     assert '79.6' in found['sapiens_0.3b'].cost and '82.1' in found['sapiens_0.3b'].cost
     job = found['micro-batch 1 × 32'].plan.job
     assert (job.micro_batch, job.effective_batch) == (1, 32)

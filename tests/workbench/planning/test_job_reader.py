@@ -36,6 +36,14 @@ def test_workers_that_live_at_once(monkeypatch, train, val, number):
     assert memory == dict(forked_workers=number * 100 * MB)
 
 
+def test_workers_of_a_loop_by_iterations_wait_for_the_validation(monkeypatch):
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    cfg = config((2, False), (3, False), train_cfg=dict(by_epoch=False))
+    assert read_worker_memory(cfg) == dict(forked_workers=5 * 100 * MB)
+    nothing = config((None, False), (3, False))
+    assert read_worker_memory(nothing) == dict(forked_workers=3 * 100 * MB)
+
+
 @pytest.mark.parametrize(
     ('platform', 'env', 'name', 'each'),
     [

@@ -50,6 +50,7 @@ from sapiens_plugin.core.streaming.precision import (
     LossScale,
     capability_of,
     choose_precision,
+    turn_tf32_off,
 )
 from sapiens_plugin.core.streaming.stage import Stage, owners_of
 from sapiens_plugin.core.vit.architectures import get_architecture
@@ -369,6 +370,7 @@ def measure_subject(name: str, work: Work) -> dict:
     device = torch.device(work.device)
     on_gpu = device.type == 'cuda'
     if on_gpu:
+        turn_tf32_off()  # as a streamed job does
         torch.cuda.set_device(device)
         total = torch.cuda.get_device_properties(device).total_memory
         share = min(work.cap * memory.MIB / total, 1.0) if work.cap else 1.0

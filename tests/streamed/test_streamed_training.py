@@ -243,6 +243,6 @@ def test_workers_never_touch_what_they_do_not_have(job, make_runner, monkeypatch
         if name != 'step'
     ]
     weights = [param.data_ptr() for param in runner.model.parameters()]
-    assert len(gradients.seen) >= 2 and len(moments) > 50
+    assert len(gradients.seen) > 10 and len(moments) > 20
     for address in (*weights, *moments, *gradients.seen):
         assert address % 4096 == 0

@@ -6,11 +6,13 @@ from dataclasses import asdict
 from streaming import RIVALS, SUBJECTS, Pose, Work, rival
 from torch import Tensor
 
+from sapiens_plugin.core.streaming.precision import turn_tf32_off
 from sapiens_plugin.core.vit.architectures import get_architecture
 
 
 def make_work(spec: dict, *, precision: str, cap: int | None = None) -> Work:
-    """Describe a step of the model that a task was given."""
+    """Describe a step of the model that a task was given, in true float32."""
+    turn_tf32_off()
     return Work(
         **{key: spec[key] for key in ('device', 'batch', 'micro_batch', 'budget')},
         arch=asdict(get_architecture(spec['arch'])),

@@ -221,6 +221,14 @@ def test_without_a_gpu_activations_are_in_host_memory(streamed):
     found = check_host_memory(free, streamed, COMMANDS, on_gpu=False)
     assert found.status == 'fail'
     assert 'the job takes 12.1 GiB; ' in found.detail
+    assert found.mend.startswith('close other programs')  # nothing narrower is left
+    exact = job('sapiens1b_gtx1650', **{'model.mode': 'exact'})
+    offered = {
+        check_host_memory(free * GB, exact, COMMANDS, on_gpu=on_gpu).mend
+        for free, on_gpu in ((16, True), (18, False))
+    }
+    (offered,) = offered  # activations of 2 GB are beside it there
+    assert offered.endswith('--cfg-options model.moment_dtype=int8')
 
 
 @pytest.mark.parametrize(

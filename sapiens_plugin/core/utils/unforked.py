@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
+from sapiens_plugin.errors import InputError
+
 # Of smaller ones a copy costs nothing, and there are many.
 _SMALL = 2**16  # bytes
 
@@ -38,15 +40,26 @@ def unforked_zeros(shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     Args:
         shape: Its shape.
         dtype: Its type.
+
+    Raises:
+        InputError: The system has no memory left.
     """
     numel = math.prod(shape)
     size = numel * dtype.itemsize
     if size < _SMALL:
         return torch.zeros(tuple(shape), dtype=dtype)
-    if sys.platform == 'win32':
-        mapping = mmap.mmap(-1, size)
-    else:
-        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        if sys.platform == 'win32':
+            mapping = mmap.mmap(-1, size)
+        else:
+            mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise InputError(
+            f'There is no host memory for {size:,} bytes more of weights, gradients or '
+            f'moments: {error}. Close other programs, enlarge the swap or paging file, '
+            "or need less: model.mode='compact', fewer layers that train "
+            '(model.backbone.frozen_stages), a smaller model.'
+        ) from error
     if hasattr(mmap, 'MADV_DONTFORK'):
         mapping.madvise(mmap.MADV_DONTFORK)
     _mappings.add(mapping)

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from sapiens_plugin.core.utils.unforked import unforked_parameters, unforked_zeros
+from sapiens_plugin.errors import InputError
 
 pytestmark = pytest.mark.skipif(
     sys.platform != 'linux', reason='only Linux leaves memory out of a fork'
@@ -30,6 +31,7 @@ def in_a_fork(run) -> int:
 
     def quietly():
         faulthandler.disable()
+        torch.set_num_threads(1)  # the parent's threads are not there
         run()
 
     process = multiprocessing.get_context('fork').Process(target=quietly)
@@ -52,6 +54,11 @@ def test_they_are_zeros_like_others(shape, dtype):
     assert zeros.untyped_storage().nbytes() == zeros.nbytes
     zeros += 1
     assert zeros.sum() == zeros.numel()
+
+
+def test_memory_that_is_not_there_is_told():
+    with pytest.raises(InputError, match=r'no host memory for 4,\d+,\d+'):
+        unforked_zeros([2**60], dtype=torch.float32)
 
 
 def test_a_fork_does_not_have_them():

@@ -19,7 +19,8 @@ from torch.utils.data._utils import signal_handling, worker
 _CAUSES = dict(
     SIGKILL='as the system does when memory runs out',
     SIGBUS='shared memory, /dev/shm, is full',
-    SIGSEGV='a library has crashed',
+    SIGSEGV='a library has crashed, or it has touched the weights of a streamed model, '
+    'which it does not have',
 )
 # Options of a DataLoader that it takes only with workers.
 _OF_WORKERS = {

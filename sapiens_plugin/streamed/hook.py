@@ -6,6 +6,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from sapiens_plugin.core.streaming.memory import HostMemory, host_memory
+from sapiens_plugin.core.utils.unforked import set_forked
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
@@ -29,6 +30,8 @@ class StreamingHook(Hook):
     - What would read weights behind the model's back, or compile it, is refused by
       name, and so is a job that this computer's memory cannot hold.
     - The optimizer gets the moment type of the model's ``mode``.
+    - Processes that are forked while it trains do not have the weights: a loader's
+      worker would keep a copy of each state it has seen.
     - What a run has decided (precision, layout) is kept in its checkpoints.
     - Updates that wait for their block's next visit are made before anything else at
       an epoch's end sees the weights.
@@ -81,13 +84,14 @@ class StreamingHook(Hook):
             self._check_memory(runner)
 
     def before_train(self, runner: Runner) -> None:
-        """Check the memory of a job that found nothing to resume.
+        """Check the memory of a job that found nothing to resume, before workers start.
 
         Raises:
             InputError: The GPU's or the host's memory is too small.
         """
         if runner._resume and not runner._has_loaded:
             self._check_memory(runner)
+        set_forked(unwrap(runner.model).parameters(), forked=False)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note what has been decided."""
@@ -100,6 +104,7 @@ class StreamingHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Make the updates that are still to come."""
         runner.optim_wrapper.optimizer.flush()
+        set_forked(unwrap(runner.model).parameters(), forked=True)
 
     def _check_memory(self, runner: Runner) -> None:
         model = unwrap(runner.model)

@@ -27,7 +27,7 @@ from sapiens_plugin.core.streaming.precision import (
 from sapiens_plugin.core.streaming.randomness import mix
 from sapiens_plugin.core.streaming.stage import Stage, owners_of
 from sapiens_plugin.core.utils.give_back import give_back_large_memory
-from sapiens_plugin.core.utils.unforked import unforked_parameters
+from sapiens_plugin.core.utils.unforked import mapped_parameters
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE
 from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.engine.optim.step_guard import MicroBatch, image_ids
@@ -139,7 +139,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                     f'model.{name}={value!r} is not one of {", ".join(_CHOICES[name])}.'
                 )
         give_back_large_memory()  # before annotations are read, and before workers
-        with unforked_parameters():
+        with mapped_parameters():
             super().__init__(**kwargs)
         _check_parts(self)
         self.micro_batch = micro_batch
@@ -448,6 +448,12 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             compute_dtype=self.precision.dtype,
         )
         if self._computes_in_place:
+            if training:
+                print_log(
+                    f'Training in place on the CPU, {self.micro_batch} images at a '
+                    'time; vram_budget plays no part',
+                    logger='current',
+                )
             return Placement(**dtypes)
         job = self.memory_job(len(inputs), inputs.shape[2:], training=training)
         budget = self._budget

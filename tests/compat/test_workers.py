@@ -56,7 +56,7 @@ def loader_of(dataset, **kwargs):
     ('signum', 'told'),
     [
         ('SIGKILL', r'-9 \(SIGKILL, as the system does when memory runs out\)'),
-        ('SIGSEGV', r'-11 \(SIGSEGV, a library has crashed\)'),
+        ('SIGSEGV', r'-11 \(SIGSEGV, a library has crashed, or'),
     ],
 )
 def test_a_death_shows_at_once_when_a_batch_is_awaited(signum, told):

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from sapiens_plugin.core.streaming.host_adamw import HostAdamW
 from sapiens_plugin.engine.optim.step_guard import MicroBatch
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.streamed import hook
 from sapiens_plugin.streamed.hook import StreamingHook
 from sapiens_plugin.streamed.optim_wrapper import StreamedOptimWrapper
 
@@ -198,3 +199,23 @@ def test_schedulers_see_that_the_optimizer_steps(job, make_runner, recwarn):
     assert not [w for w in recwarn if 'optimizer.step()' in str(w.message)]
     groups = runner.optim_wrapper.optimizer.param_groups
     assert groups[0]['lr'] == pytest.approx(0.1 * groups[0]['initial_lr'])
+
+
+def test_forked_processes_have_the_weights_but_while_it_trains(
+    job, make_runner, monkeypatch
+):
+    told = []
+    monkeypatch.setattr(
+        hook, 'set_forked', lambda params, forked: told.append((len([*params]), forked))
+    )
+    runner = make_runner(job)
+    assert told == []
+    every = len([*runner.model.parameters()])
+
+    class First(Hook):
+        def before_train_epoch(self, runner):
+            assert told == [(every, False)]
+
+    runner.register_hook(First(), 'HIGHEST')
+    runner.train()
+    assert told == [(every, False), (every, True)]

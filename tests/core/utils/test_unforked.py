@@ -16,7 +16,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
-from sapiens_plugin.core.utils.unforked import unforked_parameters, unforked_zeros
+from sapiens_plugin.core.utils.unforked import (
+    mapped_parameters,
+    set_forked,
+    unforked_zeros,
+)
 from sapiens_plugin.errors import InputError
 
 pytestmark = pytest.mark.skipif(
@@ -116,7 +120,7 @@ def test_a_child_never_unmaps_what_has_become_its_own():
     assert in_a_fork(child) == 0
 
 
-def test_parameters_made_within_are_of_that_memory():
+def test_parameters_made_within_can_be_left_out_and_let_in_again():
     def make():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(512, 512), nn.LayerNorm([512, 512]))
@@ -130,21 +134,27 @@ def test_parameters_made_within_are_of_that_memory():
         nn.init.ones_(mine)  # it is still the same
         return net
 
-    with unforked_parameters():
+    with mapped_parameters():
         net = make()
         with torch.device('meta'):
             assert nn.Linear(512, 512).weight.is_meta
     other = make()  # the context is over
+    del other.lazy
     names = dict(other.named_parameters())
     assert net.again is net[0].weight
+    assert is_lazy(net.lazy.weight)
+    del net.lazy
     for name, param in net.named_parameters():
-        if not is_lazy(param):
-            assert isinstance(param, nn.Parameter)
-            assert torch.equal(param, names[name]), name
-            assert param.requires_grad == (name != 'scale')
-    assert in_a_fork(other[0].weight.sum) == 0
-    for param in (net[0].weight, net[1].bias, net.scale, net.mine):
-        assert in_a_fork(param.sum) == -signal.SIGSEGV
+        assert isinstance(param, nn.Parameter)
+        assert torch.equal(param, names[name]), name
+        assert param.requires_grad == (name != 'scale')
+    for forked, code in ((None, 0), (False, -signal.SIGSEGV), (True, 0)):
+        for each in (net, other):
+            if forked is not None:
+                set_forked(each.parameters(), forked=forked)
+        assert in_a_fork(other[0].weight.sum) == 0
+        for param in (net[0].weight, net[1].bias, net.scale, net.mine):
+            assert in_a_fork(param.sum) == code
 
 
 def test_a_forked_worker_holds_no_second_copy():

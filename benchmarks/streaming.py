@@ -637,7 +637,10 @@ def main() -> None:
         print(f'Cap: {args.card} MiB less a CUDA context of {context} ({how})')
     print(flush=True)
     names = [*(CPU_SUBJECTS if on_cpu else SUBJECTS), *RIVALS]
-    names = [name for name in names if name.startswith(tuple(args.only))]
+    chosen = [name for name in names if name.startswith(tuple(args.only))]
+    if not chosen:
+        parser.error(f'--only {" ".join(args.only)}: there are {", ".join(names)}')
+    names = chosen
     results = measure_all(work, names, repeats=args.repeats, **caps)
     print_results(results)
     report = dict(device=device, torch=torch.__version__, work=asdict(work))

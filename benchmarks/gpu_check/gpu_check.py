@@ -58,7 +58,7 @@ def main() -> int:
     )
     parser.add_argument('--dry-run', action='store_true', help='run on the CPU')
     parser.add_argument(
-        '--rivals', type=Path, metavar='DIR', help='where torchao and DeepSpeed are'
+        '--rivals', type=Path, metavar='DIR', help='where other libraries are'
     )
     args = parser.parse_args()
     usual = 'gpu_dry_run' if args.dry_run else 'gpu_check'

@@ -138,6 +138,7 @@ class TaskRunner:
                 results[f'{log.stem} log'] = text[-LOG_CHARACTERS:]
         again, before = {log.stem for log in self._folder.glob('*.log')}, self._earlier
         found = dict(
+            device=self._device,
             log=[entry for entry in before['log'] if entry['task'] not in again],
             failed=[f for f in before['failed'] if f.partition(':')[0] not in again],
             results={

@@ -6,7 +6,7 @@
 # ordinary training, 22 GB.
 #
 # Time, computed at 2 TFLOPS (a GTX 1650 Max-Q; `python3 tools/plan.py
-# configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq`): 26 h an epoch of phase 1 and 92 h an
+# configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq`): 26 h an epoch of phase 1 and 91 h an
 # epoch of phase 2, so more than a year. See sapiens1b_gtx1650_week.py for a job that ends
 # within a week. Validation takes 1 h, so it can come after every epoch.
 _base_ = ['_base_/two_phases.py', '_base_/coco.py', '_base_/streamed_pose.py']

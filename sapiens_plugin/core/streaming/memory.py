@@ -32,7 +32,7 @@ MIB = 2**20
 ROUNDING = 512
 _SMALL, _SEGMENT = MIB, 2 * MIB
 
-# Gaps between the allocator's blocks: of all else, and the last piece.
+# Gaps between the allocator's blocks: of all else, and no less than a piece.
 _FRAGMENTATION, _PIECE = 0.02, 20 * MIB
 
 # cuDNN may copy what it convolves into another layout. Where there is no room for it,
@@ -437,7 +437,7 @@ def _device_memory(
         work=work,
         workspace=job.workspace_bytes,
     )
-    fragmentation = int(_FRAGMENTATION * sum(parts.values())) + _PIECE
+    fragmentation = max(int(_FRAGMENTATION * sum(parts.values())), _PIECE)
     return DeviceMemory(phase=phase, fragmentation=fragmentation, **parts)
 
 

@@ -236,7 +236,8 @@ def in_mib(memory):
 
 
 def test_the_parts_of_a_step():
-    memory = training_memory(TOY, Layout(spacing=3, slots=7))  # 3 + 3 + 3 + 1 blocks
+    layout = Layout(spacing=3, slots=7)  # 3 + 3 + 3 + 1 blocks
+    memory = training_memory(TOY, layout)
     assert memory.phase == 'inner segments'
     assert in_mib(memory) == dict(
         inputs=8 * 3,
@@ -249,10 +250,12 @@ def test_the_parts_of_a_step():
     )
     others = [value for value in vars(memory).values() if isinstance(value, int)]
     assert memory.total == sum(others)
-    rest = memory.total - memory.fragmentation
-    assert memory.fragmentation == int(0.02 * rest) + 20 * MIB
+    assert memory.fragmentation == 20 * MIB  # what is taken at a time
+    large = training_memory(replace(TOY, input_bytes=MIB << 8), layout)
+    rest = large.total - large.fragmentation
+    assert large.fragmentation == int(0.02 * rest) > 20 * MIB
     odd = replace(TOY, block_bytes=19 * MIB + 4, stem_bytes=MIB, tail_bytes=5)
-    weights = training_memory(odd, Layout(spacing=3, slots=7)).weights
+    weights = training_memory(odd, layout).weights
     assert weights == MIB + 7 * 20 * MIB + 512
 
 

@@ -142,7 +142,8 @@ def test_on_a_cpu_the_host_holds_what_a_gpu_would(shipped):
     use = use_of(planned.job, planned.measure, vram_mib=None)
     assert use.parts['context'] == 0
     more = host_use(planned.job, use, on_cpu=True)
-    assert more['what_a_gpu_would_hold'] == use.total
+    twice = use.parts['weights'] + use.parts['gradients']  # the host has them anyway
+    assert more['what_a_gpu_would_hold'] == use.total - twice > 0
     planned = shipped('sapiens_tiny_demo')
     use = use_of(planned.job, planned.measure, vram_mib=None)
     parts = host_use(planned.job, use, on_cpu=True)

@@ -55,17 +55,12 @@ from sapiens_plugin.core.streaming.precision import (
 from sapiens_plugin.core.streaming.stage import Stage, owners_of
 from sapiens_plugin.core.vit.architectures import get_architecture
 from sapiens_plugin.core.vit.model import SapiensViT, patch_grid
+from sapiens_plugin.launch import prepare_torch
 
 KEYPOINTS = 17
 HEAD_WIDTH = 768
 ADAMW = dict(lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
 WARM_UP = 2  # steps: the first one allocates, the second makes the first update
-# As tools/train.py sets it.
-ALLOCATOR = (
-    dict(PYTORCH_ALLOC_CONF='expandable_segments:True')
-    if sys.platform == 'linux'
-    else {}
-)
 CONTEXT = 450  # MiB of a CUDA context, assumed where it cannot be measured
 CAP_STEP = 256  # MiB, how finely the smallest cap is sought
 CPU_ARCH = dict(
@@ -456,7 +451,8 @@ def in_fresh_process(task: str, work: Work) -> dict:
     command = [sys.executable, __file__, '--task', task]
     command += ['--work', json.dumps(asdict(work))]
     with tempfile.TemporaryFile('w+') as said, tempfile.TemporaryFile('w+') as log:
-        environment = ALLOCATOR | os.environ | dict(OMP_WAIT_POLICY='PASSIVE')
+        environment = dict(os.environ)
+        prepare_torch(environment)
         done = watched(command, stdout=said, stderr=log, env=environment)
         for file in (said, log):
             file.seek(0)

@@ -51,8 +51,12 @@ def stock_tool(name: str) -> Path:
     return path
 
 
-def _prepare_torch(environ: MutableMapping[str, str]) -> None:
-    """Set what PyTorch reads once it is loaded, unless the user has set it."""
+def prepare_torch(environ: MutableMapping[str, str]) -> None:
+    """Set what PyTorch reads once it is loaded, unless the user has set it.
+
+    Args:
+        environ: The environment, of this process or of one to be started.
+    """
     # OpenMP threads that have nothing to do wait by spinning, and take the core that a
     # data-loading worker needs (benchmarks/openmp_wait.py).
     environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -73,7 +77,7 @@ def main(tool: str) -> None:
     Args:
         tool: ``'train'`` or ``'test'``.
     """
-    _prepare_torch(os.environ)
+    prepare_torch(os.environ)
     prepare(outlives_full_disk=True)
     mend_coco_root()
     try:

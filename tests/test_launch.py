@@ -475,7 +475,7 @@ def test_gpu_memory_grows_where_it_can(monkeypatch, system, release, given, expe
     monkeypatch.setattr(launch.sys, 'platform', system)
     monkeypatch.setattr(launch.platform, 'release', lambda: release)
     environ = dict(given)
-    launch._prepare_torch(environ)
+    launch.prepare_torch(environ)
     assert environ.pop('OMP_WAIT_POLICY') == 'PASSIVE'
     assert environ.get('PYTORCH_ALLOC_CONF') == expected
     assert given.items() <= environ.items()

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Self
 
 from measuring.part_report import failed_parts, write_json
-from schedule import LAUNCHED, Task
+from schedule import Task
+
+from sapiens_plugin.launch import prepare_torch
 
 RUN_TASK = Path(__file__).resolve().parent / 'run_task.py'
 LOG_CHARACTERS = 3000  # of the output of a task that did not come to its end
@@ -80,18 +82,17 @@ class TaskRunner:
     def _start(self, task: Task) -> None:
         path = [self._project, self._project / 'benchmarks']
         path += [os.environ.get('PYTHONPATH'), self._rivals if task.rival else None]
+        environment = dict(
+            os.environ, PYTHONPATH=os.pathsep.join(map(str, filter(None, path)))
+        )
+        prepare_torch(environment)  # as tools/train.py does
         spec = json.dumps(dict(task.spec, device=self._device))
         out = self._folder / task.name
         with out.with_suffix('.log').open('w') as log:
             process = subprocess.Popen(
                 [sys.executable, RUN_TASK, task.kind, spec, out.with_suffix('.json')],
                 cwd=self._project,
-                env={
-                    **os.environ,
-                    **LAUNCHED,
-                    'PYTHONPATH': os.pathsep.join(map(str, filter(None, path))),
-                    **task.env,
-                },
+                env=environment | task.env,
                 stdin=subprocess.PIPE,  # nothing is written: it ends when we end
                 stdout=log,
                 stderr=subprocess.STDOUT,

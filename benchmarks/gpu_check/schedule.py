@@ -10,10 +10,6 @@ CAP = 3937 - 450  # MiB: what the driver of a card of 4 GB shows, less the CUDA 
 MODEL = dict(
     arch='sapiens_1b', img_size=(384, 288), batch=32, micro_batch=2, budget=3000
 )
-# As tools/train.py sets them on Linux; Windows has no such segments.
-LAUNCHED = dict(
-    OMP_WAIT_POLICY='PASSIVE', PYTORCH_ALLOC_CONF='expandable_segments:True'
-)
 STRICT = dict(CUBLAS_WORKSPACE_CONFIG=':4096:8')  # for deterministic matrix products
 TWO, FOUR = dict(OMP_NUM_THREADS='2'), dict(OMP_NUM_THREADS='4')
 AT_ONCE = dict(alone=False, env=TWO)

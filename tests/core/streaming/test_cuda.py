@@ -30,6 +30,7 @@ from sapiens_plugin.core.streaming.randomness import (
     seed_at,
     seed_generators,
 )
+from sapiens_plugin.launch import prepare_torch
 
 CPU, CUDA = torch.device('cpu'), torch.device('cuda', 0)
 needs_cuda = pytest.mark.skipif(
@@ -399,6 +400,8 @@ def test_memory_is_as_predicted_and_within_the_budget(subject, repo):
         budget=1100,
         steps=2,
     )
+    environment = dict(os.environ)
+    prepare_torch(environment)
     done = subprocess.run(
         [
             sys.executable,
@@ -408,7 +411,7 @@ def test_memory_is_as_predicted_and_within_the_budget(subject, repo):
         capture_output=True,
         encoding='utf-8',
         timeout=600,
-        env=dict(os.environ, PYTORCH_ALLOC_CONF='expandable_segments:True'),
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])

@@ -1,13 +1,11 @@
 """Annotation files from anywhere: checked as they are read."""
 
-import json
 import logging
 import re
 import sys
 from collections.abc import Callable
 from functools import cache, partial, wraps
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
@@ -16,6 +14,7 @@ from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from mmpose.evaluation.metrics import CocoMetric, CocoWholeBodyMetric, coco_metric
 from xtcocotools.coco import COCO
 
+from sapiens_plugin.compat.coco_api import load_json
 from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.dataset_check.stoppers import (
@@ -58,7 +57,6 @@ def check_annotation_files() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith('mmpose.datasets.') and vars(module).get('COCO') is COCO:
             module.COCO = CheckedCoco
-    coco_metric.COCO = Utf8Coco
     dataset = BaseCocoStyleDataset
     for reader in (dataset, CocoWholeBodyDataset):
         reader.parse_data_info = checked_parse(reader.parse_data_info)
@@ -66,20 +64,6 @@ def check_annotation_files() -> None:
     coco_metric.load = lambda _: ['annotations']  # asked for when they are needed
     meta = CocoMetric.dataset_meta
     CocoMetric.dataset_meta = meta.setter(checked_meta(meta.fset))
-
-
-class Utf8Coco(COCO):
-    """A COCO file, read as UTF-8 whatever the system's encoding is.
-
-    Args:
-        annotation_file: The file.
-
-    Raises:
-        InputError: It is no JSON in UTF-8.
-    """
-
-    def __init__(self, annotation_file: str):
-        super().__init__(annotation_file, ann_data=load_json(annotation_file))
 
 
 class CheckedCoco(COCO):
@@ -279,21 +263,3 @@ def _nobody(dataset: BaseCocoStyleDataset) -> str:
         f'`python3 tools/check_dataset.py {dataset.ann_file} IMAGES` says what is '
         'wrong with those that are there.'
     )
-
-
-def load_json(path: str) -> object:
-    """Load a file of JSON in UTF-8.
-
-    Raises:
-        InputError: It is none, or cannot be read.
-    """
-    try:
-        with Path(path).open(encoding='utf-8') as file:
-            return json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f'{path} is not JSON in UTF-8: {error}. Fetch or export it again, whole '
-            'and in UTF-8 without a byte order mark (BOM).'
-        ) from None
-    except OSError as error:
-        raise InputError(f'{path} cannot be read: {error.strerror or error}.') from None

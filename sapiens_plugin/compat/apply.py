@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from . import checkpoints, configs, cpu, imports, unpickling, workers
+from . import checkpoints, coco_api, configs, cpu, imports, unpickling, workers
 
 
 @cache
@@ -13,7 +13,9 @@ def apply() -> None:
     ``import sapiens_plugin.registry`` sees to that.
     """
     imports.silence_known_warnings()
+    imports.stand_in_for_pkg_resources()
     imports.stand_in_for_mmcv_ops()
+    coco_api.stand_in_for_xtcocotools()
     imports.stand_in_for_torchvision()
     unpickling.allow_mmengine_checkpoints()
     checkpoints.load_checkpoints_on_cpu()
@@ -25,12 +27,21 @@ def apply() -> None:
     cpu.run_amp_on_cpu()
     cpu.run_distributed_on_cpu()
     # These import what could not be imported before.
-    from . import annotations, converters, detections, evaluators, images, records
+    from . import (
+        annotations,
+        coco_evaluation,
+        converters,
+        detections,
+        evaluators,
+        images,
+        records,
+    )
 
     annotations.check_annotation_files()
     detections.read_detections_of_any_category()
     images.read_images_as_labelled()
     evaluators.tell_data_sets_apart()
+    coco_evaluation.evaluate_quickly()
     workers.repair_workers(apply)
     workers.share_annotations()
     workers.await_dead_workers()

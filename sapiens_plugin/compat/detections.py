@@ -12,7 +12,8 @@ from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from sapiens_plugin.core.coco.annotations import HUGE, as_it_is
 from sapiens_plugin.errors import InputError
 
-from .annotations import CheckedCoco, compare_names, load_json
+from .annotations import CheckedCoco, compare_names
+from .coco_api import load_json
 
 
 @cache

@@ -1,6 +1,8 @@
 """Imports: what has to be repaired before the stack can be imported."""
 
+import importlib.abc
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import re
 import sys
@@ -12,18 +14,12 @@ from typing import Any
 
 import torch
 
-# Text, kind and origin of warnings that no user can act on. MMEngine asks pkg_resources
-# where a package is, and setuptools is pinned for that. MMPose's data sets name their
-# description by its path in the source tree; the one warned about is the copy in the
-# wheel that is used instead. torch.cuda.amp.GradScaler is another name of the class in
-# use. MMEngine's broadcast_buffers=False does what it always did: every rank starts
+# Text, kind and origin of warnings that no user can act on. MMPose's data sets name
+# their description by its path in the source tree; the one warned about is the copy in
+# the wheel that is used instead. torch.cuda.amp.GradScaler is another name of the class
+# in use. MMEngine's broadcast_buffers=False does what it always did: every rank starts
 # from rank 0's buffers, as Runner sends them round itself.
 _HARMLESS_WARNINGS = (
-    (
-        'pkg_resources is deprecated as an API',
-        UserWarning,
-        'mmengine.utils.package_utils',
-    ),
     (
         'The metainfo config file .* A matched config file',
         UserWarning,
@@ -47,8 +43,8 @@ def silence_known_warnings() -> None:
     """Keep warnings that no user can act on out of the log.
 
     Symptom:
-        Every run begins with deprecations: of pkg_resources, of MMEngine's own
-        FileClient, of DistributedDataParallel's ``broadcast_buffers``, and more.
+        Every run begins with deprecations: of MMEngine's own FileClient, of
+        DistributedDataParallel's ``broadcast_buffers``, and more.
 
     Cause:
         The stack calls what has newer names by now.
@@ -62,6 +58,48 @@ def silence_known_warnings() -> None:
     for message, category, module in _HARMLESS_WARNINGS:
         warnings.filterwarnings('ignore', message, category, re.escape(module) + '$')
     file_client.print_log = lambda *args, **kwargs: None
+
+
+@cache
+def stand_in_for_pkg_resources() -> None:
+    """Let MMEngine ask where packages are.
+
+    Symptom:
+        ``import mmpose``: No module named 'pkg_resources'.
+
+    Cause:
+        It was a part of setuptools before 82.
+
+    Cure:
+        A stand-in on ``importlib.metadata`` that is found where nobody else has one.
+    """
+    sys.meta_path.append(_PkgResources())
+
+
+class _PkgResources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds and makes the stand-in; MMEngine reloads it, so it must be found again."""
+
+    def find_spec(
+        self, name: str, path: object, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        known = name == 'pkg_resources'
+        return importlib.util.spec_from_loader(name, self) if known else None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.DistributionNotFound = importlib.metadata.PackageNotFoundError
+        module.get_distribution = _Distribution
+
+
+class _Distribution:
+    def __init__(self, package: str):
+        self._found = importlib.metadata.distribution(package)
+        self.location = str(self._found.locate_file(''))
+
+    def has_metadata(self, name: str) -> bool:
+        return self._found.read_text(name) is not None
+
+    def get_metadata(self, name: str) -> str:
+        return self._found.read_text(name)
 
 
 @cache

@@ -1,6 +1,6 @@
 """COCO's evaluation of keypoints, taken apart: by keypoint, by size, by person.
 
-Average precision (AP) is COCO's throughout, computed by pycocotools: the mean over ten
+Average precision (AP) is COCO's throughout: the mean over ten
 thresholds of object keypoint similarity (OKS) from 0.50 to 0.95 of the precision at 101
 recalls, detections ranked by the score of the person.
 
@@ -14,26 +14,24 @@ A prediction with a number that is not finite, as a model that has diverged make
 fits nobody and is left out.
 """
 
-import contextlib
-import io
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from scipy.optimize import linear_sum_assignment
 
+from sapiens_plugin.core.coco.precision_recall import (
+    AREA_OF_BOX,
+    FAR,
+    precision_recall,
+)
 from sapiens_plugin.errors import InputError
 
-FAR = 1e5  # px, as in COCO
 # Square roots of areas, px: COCO's two sizes, then finer.
 COCO_SIZES = ((32, 96), (96, FAR))
 FINE_SIZES = ((0, 32), (32, 64), (64, 96), (96, 160), (160, 256), (256, FAR))
-# The share of a box that a person fills, where annotations have no areas (MMPose's).
-_AREA_OF_BOX = 0.53
 
 
 @dataclass(frozen=True)
@@ -201,8 +199,7 @@ class Evaluation:
         *,
         keypoints: slice = slice(None),
     ) -> list[Precision]:
-        truth = _index(dataset)
-        found = [
+        found = (
             {
                 'image_id': result['image_id'],
                 'category_id': result.get('category_id', 1),
@@ -211,19 +208,17 @@ class Evaluation:
                 'keypoints': result['keypoints'][keypoints],
             }
             for result in self._results
-        ]
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(
-                truth, _index(dataset | {'annotations': found}), 'keypoints'
-            )
-            evaluation.params.kpt_oks_sigmas = sigmas
-            evaluation.params.areaRng = [[low**2, high**2] for low, high in sizes]
-            evaluation.params.areaRngLbl = [str(size) for size in sizes]
-            evaluation.evaluate()
-            evaluation.accumulate()
-        # Thresholds × recalls × categories × sizes × limits on the number of persons.
-        precision = evaluation.eval['precision'][..., -1]
-        recall = evaluation.eval['recall'][..., -1]
+        )
+        compared = precision_recall(
+            dataset['annotations'],
+            found,
+            images=sorted(image['id'] for image in dataset['images']),
+            categories=sorted(category['id'] for category in dataset['categories']),
+            sigmas=sigmas,
+            areas=[(low**2, high**2) for low, high in sizes],
+        )
+        # Thresholds × recalls × categories × sizes.
+        precision, recall = compared.precision[..., -1], compared.recall[..., -1]
         counts = [
             sum(
                 low**2 <= annotation['area'] <= high**2
@@ -276,9 +271,7 @@ class Evaluation:
                     'category_id': annotation['category_id'],
                     'iscrowd': annotation.get('iscrowd', 0),
                     'bbox': annotation['bbox'],
-                    'area': float(
-                        annotation.get('area', width * height * _AREA_OF_BOX)
-                    ),
+                    'area': float(annotation.get('area', width * height * AREA_OF_BOX)),
                     'keypoints': keypoints,
                     'num_keypoints': sum(flag > 0 for flag in keypoints[2::3]),
                 }
@@ -288,19 +281,6 @@ class Evaluation:
             'categories': dataset['categories'],
             'annotations': annotations,
         }
-
-
-def _index(dataset: dict) -> COCO:
-    coco = COCO()
-    # The evaluation writes into annotations, and takes the id 0 for none.
-    copies = [
-        annotation | {'id': number}
-        for number, annotation in enumerate(dataset['annotations'], start=1)
-    ]
-    coco.dataset = dataset | {'annotations': copies}
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
 
 
 def _is_finite(result: dict) -> bool:

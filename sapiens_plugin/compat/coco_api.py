@@ -1,0 +1,363 @@
+"""A stand-in for xtcocotools, from which MMPose imports COCO's interface."""
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pycocotools.coco
+import pycocotools.mask
+
+from sapiens_plugin.core.coco import precision_recall as pr
+from sapiens_plugin.errors import InputError
+
+ORIGINAL = 'SAPIENS_XTCOCOTOOLS'
+"""The environment variable that, set to 1, takes the installed xtcocotools."""
+
+_WHOLE_BODY = 'keypoints_wholebody'
+# What else than "keypoints" a person consists of, by the type of evaluation.
+_FIELDS = {
+    'keypoints_foot': ['foot_kpts'],
+    'keypoints_face': ['face_kpts'],
+    'keypoints_lefthand': ['lefthand_kpts'],
+    'keypoints_righthand': ['righthand_kpts'],
+}
+_FIELDS[_WHOLE_BODY] = ['keypoints', *(name for [name] in _FIELDS.values())]
+_KINDS = ['keypoints', 'keypoints_body', 'keypoints_crowd', *_FIELDS]
+_SIZES = {'all': (0, pr.FAR), 'medium': (32, 96), 'large': (96, pr.FAR)}
+# Of images: how far persons hide each other, as CrowdPose says it.
+_CROWDING = {'easy': (-np.inf, 0.2), 'medium': (0.2, 0.8), 'hard': (0.8, np.inf)}
+
+
+def takes_original() -> bool:
+    """Whether the user wants xtcocotools itself, for comparison."""
+    return os.environ.get(ORIGINAL) == '1'
+
+
+@cache
+def stand_in_for_xtcocotools() -> None:
+    """Let MMPose import xtcocotools, which is not there.
+
+    Symptom:
+        ``import mmpose``: No module named 'xtcocotools'.
+
+    Cause:
+        Its last wheels are for Python 3.11 and NumPy 1.
+
+    Cure:
+        A stand-in of its name on pycocotools and hotcoco, with the same numbers. It
+        evaluates keypoints alone. With ``SAPIENS_XTCOCOTOOLS=1`` the package itself is
+        taken, if it has been built from its source.
+
+    Raises:
+        InputError: The package itself is wanted and not there.
+    """
+    if takes_original():
+        if importlib.util.find_spec('xtcocotools') is None:
+            raise InputError(
+                f'{ORIGINAL}=1 takes xtcocotools, which is not installed. Build it: '
+                f'`{sys.executable} -m pip install --no-binary xtcocotools '
+                f'xtcocotools==1.14.3`, or unset {ORIGINAL}.'
+            )
+        return
+    modules = {
+        'coco': _module('xtcocotools.coco', COCO=COCO),
+        'cocoeval': _module('xtcocotools.cocoeval', COCOeval=COCOeval, Params=Params),
+        'mask': pycocotools.mask,
+    }
+    sys.modules['xtcocotools'] = _module('xtcocotools', __path__=[], **modules)
+    sys.modules |= {f'xtcocotools.{name}': module for name, module in modules.items()}
+
+
+class COCO(pycocotools.coco.COCO):
+    """An annotation file in COCO's form, with indices of its entries.
+
+    Args:
+        annotation_file: The file, UTF-8.
+        ann_data: Its content, if that has been read already.
+
+    Attributes:
+        anno_file: The file, and that of the results that were loaded first.
+
+    Raises:
+        InputError: The file is no JSON in UTF-8.
+    """
+
+    def __init__(
+        self,
+        annotation_file: str | None = None,
+        ann_data: dict | None = None,
+    ):
+        super().__init__()
+        self.anno_file = [annotation_file]
+        self._written: dict[str, list[dict]] = {}
+        if annotation_file is not None or ann_data is not None:
+            self.dataset = load_json(annotation_file) if ann_data is None else ann_data
+            for annotation in self.dataset.get('annotations', []):
+                annotation.setdefault('iscrowd', False)
+            self.createIndex()
+
+    def written(self, path: str, results: list[dict]) -> None:
+        """Take results that have just been written, to spare reading them."""
+        self._written[path] = results
+
+    def loadRes(self, results: str | list[dict]) -> 'COCO':
+        """Index results: poses of the file's images.
+
+        Args:
+            results: A JSON file, or its content, which is written into.
+
+        Raises:
+            InputError: They are no results, or those of other images.
+        """
+        path, content = results, results
+        if isinstance(path, str):
+            content = self._written.pop(path, None) or load_json(path)
+        if len(self.anno_file) == 1:
+            self.anno_file.append(path)
+        if not isinstance(content, list):
+            raise InputError(f'{path} is no list of results.')
+        strange = {result['image_id'] for result in content} - self.imgs.keys()
+        if strange:
+            raise InputError(
+                f'{self.anno_file[0]} lacks {len(strange)} of the images with results, '
+                f'such as {min(strange, key=str)}: they are those of other data.'
+            )
+        for number, result in enumerate(content, start=1):
+            result.update(id=number, area=_extent(result))
+        found = COCO()
+        found.dataset = {
+            'images': list(self.dataset['images']),
+            'categories': list(self.dataset.get('categories', [])),
+            'annotations': content,
+        }
+        found.createIndex()
+        return found
+
+
+@dataclass(slots=True)
+class Params:
+    """What is evaluated, under the names of COCO's interface.
+
+    Attributes:
+        iouType: ``'keypoints'``, a part of the whole body, or ``'keypoints_crowd'``.
+        imgIds: Images that count.
+        catIds: Categories that count.
+        iouThrs: Thresholds of OKS.
+        recThrs: Recalls at which precision is taken.
+        maxDets: How many poses of an image count, the best first.
+        areaRng: Ranges of persons' areas, px².
+        areaRngLbl: Their names.
+        useSegm: MMPose sets it to None; of no meaning here.
+    """
+
+    iouType: str = 'keypoints'
+    imgIds: Sequence = ()
+    catIds: Sequence = ()
+    iouThrs: np.ndarray = field(default_factory=pr.THRESHOLDS.copy)
+    recThrs: np.ndarray = field(default_factory=pr.RECALLS.copy)
+    maxDets: Sequence[int] = (20,)
+    areaRng: Sequence = tuple((low**2, high**2) for low, high in _SIZES.values())
+    areaRngLbl: Sequence[str] = tuple(_SIZES)
+    useSegm: None = None
+
+
+class COCOeval:
+    """Compares poses with annotated ones as xtcocotools does.
+
+    Args:
+        cocoGt: The annotations.
+        cocoDt: What their ``loadRes`` returned.
+        iouType: As in :class:`Params`.
+        sigmas: How far apart people place each keypoint, ``(K,)``.
+        use_area: Whether annotations have areas; else 0.53 of their boxes is taken.
+
+    Attributes:
+        params: What is evaluated.
+        eval: ``precision``, ``recall`` and ``scores`` once they are accumulated.
+        stats: The numbers of the summary, ``(10,)``; for ``'keypoints_crowd'``
+            ``(9,)``.
+
+    Raises:
+        InputError: It is another type of evaluation.
+    """
+
+    def __init__(
+        self,
+        cocoGt: COCO,
+        cocoDt: COCO,
+        iouType: str,
+        sigmas: Sequence[float],
+        use_area: bool = True,
+    ):
+        if iouType not in _KINDS:
+            raise InputError(
+                f'iou_type={iouType!r} is none of {", ".join(_KINDS)}. For boxes and '
+                'masks there is pycocotools.cocoeval.COCOeval.'
+            )
+        self.cocoGt, self.cocoDt = cocoGt, cocoDt
+        self.sigmas, self.use_area = sigmas, use_area
+        self.params = Params(
+            iouType, sorted(cocoGt.getImgIds()), sorted(cocoGt.getCatIds())
+        )
+        self.eval: dict[str, np.ndarray] = {}
+        self.stats = np.zeros(0)
+
+    def evaluate(self) -> None:
+        """Do nothing: all is computed where it is accumulated."""
+
+    def accumulate(self) -> None:
+        """Compute precision and recall."""
+        self.eval = vars(self._compare(self.params.imgIds))
+
+    def summarize(self) -> None:
+        """Print the usual numbers, and leave them in ``stats``.
+
+        Raises:
+            RuntimeError: Nothing has been accumulated.
+        """
+        if not self.eval:
+            raise RuntimeError('summarize() comes after accumulate().')
+        crowd = self.params.iouType == 'keypoints_crowd'
+        sizes = ['all'] if crowd else list(_SIZES)
+        stats = []
+        for name in ('precision', 'recall'):
+            rows = [('all', None), ('all', 0.5), ('all', 0.75)]
+            rows += [(size, None) for size in sizes[1:]]
+            stats += [self._mean(name, size, threshold) for size, threshold in rows]
+        if crowd:
+            stats += [self._crowded(*limits) for limits in _CROWDING.values()]
+        self.stats = np.array(stats)
+
+    def _mean(self, name: str, size: str, threshold: float | None) -> float:
+        values = self.eval[name][..., self.params.areaRngLbl.index(size), -1]
+        if threshold is not None:
+            values = values[np.isclose(self.params.iouThrs, threshold)]
+        valid = values[values > -1]
+        mean = float(valid.mean()) if valid.size else -1.0
+        kind = 'Precision (AP)' if name == 'precision' else 'Recall    (AR)'
+        overlap = '0.50:0.95' if threshold is None else f'{threshold:.2f}     '
+        print(
+            f' Average {kind} @[ OKS={overlap} | area={size:>6} | '
+            f'maxDets={self.params.maxDets[-1]:>3} ] = {mean: .3f}'
+        )
+        return mean
+
+    def _crowded(self, least: float, most: float) -> float:
+        """Return the AP of the images of such a crowding, as CrowdPose counts it.
+
+        Its mean counts the -1 of what has no persons, and it has four digits.
+        """
+        images = [
+            image['id']
+            for image in self.cocoGt.dataset['images']
+            if least <= image['crowdIndex'] < most
+        ]
+        if not images:
+            return -1.0
+        precision = self._compare(sorted(images)).precision[:, :, :, 0]
+        return round(float(precision.mean()), 4)
+
+    def _compare(self, images: Sequence) -> pr.PrecisionRecall:
+        kind = self.params.iouType
+        fields = _FIELDS.get(kind, ['keypoints'])
+        score = f'{kind.removeprefix("keypoints_")}_score' if kind in _FIELDS else ''
+        persons = (self._person(a, fields) for a in self._entries(self.cocoGt, images))
+        found = self._entries(self.cocoDt, images)
+        poses = ((result, _joined(result, fields)) for result in found)
+        return pr.precision_recall(
+            persons,
+            (
+                result
+                | {'keypoints': points, 'score': result.get(score, result['score'])}
+                for result, points in poses
+                if (points[2::3] > 0).any()  # else it is no pose
+            ),
+            images=images,
+            categories=self.params.catIds,
+            sigmas=self.sigmas,
+            areas=self.params.areaRng,
+            most=self.params.maxDets,
+            thresholds=self.params.iouThrs,
+            recalls=self.params.recThrs,
+        )
+
+    @staticmethod
+    def _entries(coco: COCO, images: Sequence) -> Iterator[dict]:
+        return chain.from_iterable(coco.imgToAnns.get(image, ()) for image in images)
+
+    def _person(self, annotation: Mapping, fields: list[str]) -> dict:
+        try:
+            return self._counted(annotation, fields)
+        except KeyError as error:
+            raise InputError(
+                f'Annotation {annotation["id"]} of {self.cocoGt.anno_file[0]} has no '
+                f'{error}, by which {self.params.iouType!r} are evaluated. Where there '
+                'is no "area", use_area=False takes the box.'
+            ) from error
+
+    def _counted(self, annotation: Mapping, fields: list[str]) -> dict:
+        keypoints = _joined(annotation, fields)
+        labelled = np.count_nonzero(keypoints[2::3] > 0)
+        if self.params.iouType == 'keypoints_crowd':
+            labelled = annotation['num_keypoints']  # CrowdPose's: the visible ones
+        if self.use_area:
+            area = annotation['area']
+        else:
+            _, _, width, height = annotation['bbox']
+            area = height * width * pr.AREA_OF_BOX
+        return {
+            'image_id': annotation['image_id'],
+            'category_id': annotation['category_id'],
+            'keypoints': keypoints,
+            'num_keypoints': labelled,
+            'area': area,
+            'bbox': annotation['bbox'],
+            'iscrowd': annotation['iscrowd'],
+        }
+
+
+def _joined(entry: Mapping, fields: list[str]) -> np.ndarray:
+    parts = [np.asarray(entry[name]) for name in fields]
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _extent(result: Mapping) -> float:
+    """Return the area of a pose: of its box, or of what its keypoints span, px²."""
+    if len(result.get('bbox', ())):
+        return float(result['bbox'][2] * result['bbox'][3])
+    points = np.asarray(result['keypoints'], dtype=float).reshape(-1, 3)[:, :2]
+    return float(np.prod(np.ptp(points, axis=0)))
+
+
+def load_json(path: str) -> object:
+    """Load a file of JSON in UTF-8.
+
+    Raises:
+        InputError: It is none, or cannot be read.
+    """
+    try:
+        with Path(path).open(encoding='utf-8') as file:
+            return json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f'{path} is not JSON in UTF-8: {error}. Fetch or export it again, whole '
+            'and in UTF-8 without a byte order mark (BOM).'
+        ) from None
+    except OSError as error:
+        raise InputError(f'{path} cannot be read: {error.strerror or error}.') from None
+
+
+def _module(name: str, **attributes: object) -> ModuleType:
+    module = ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
+    vars(module).update(attributes)
+    return module

@@ -1,15 +1,17 @@
 """The project's Python environment, made and mended with the standard library alone.
 
 ``ensure_environment`` gives the Python of ``.venv`` and installs what
-``requirements/`` pins where that is not there yet. This file parses on Python 3.6, so
-that an old Python can be told which one to get.
+``requirements/`` pins where that is not there yet. This file runs on Python 3.6, so
+that an old Python can find a newer one, or say which one to get.
 """
 
+import collections
 import contextlib
 import csv
 import errno
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -19,19 +21,27 @@ import signal
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON = (3, 11)
+PYTHONS = ('3.13', '3.12', '3.11')  # supported, the best first
 FRESH_INSTALL_GB = 2.5
+RUN_THIS = 'Run this, then the same command again: '
 PYTORCH_INDEX = 'https://download.pytorch.org/whl'
 
 _LOCK = 'bootstrap.lock'
-_PROBE = (
-    'import json, sys, sysconfig; print(json.dumps('
-    '[sys.prefix, sys.version_info[:2], sysconfig.get_path("purelib")]))'
+_Python = collections.namedtuple(
+    '_Python', 'path version prefix site_packages makes_environments'
 )
+_PROBE = (  # of a virtual environment, the path is that of the Python it was made from
+    'import json, sys, sysconfig; from importlib.util import find_spec; '
+    'print(json.dumps([getattr(sys, "_base_executable", sys.executable), '
+    '"%d.%d" % sys.version_info[:2], sys.prefix, sysconfig.get_path("purelib"), '
+    'bool(find_spec("venv") and find_spec("ensurepip"))]))'
+)
+_OS_RELEASE = Path('/etc/os-release')
+# Releases of Debian and Ubuntu with a supported python3. That of later ones is newer.
+_APT_PYTHONS = {'bookworm': '3.11', 'noble': '3.12', 'trixie': '3.13'}
 _WHEEL = re.compile(  # name, version and, where it is downloaded, size
     r'\s*(?:Downloading|Using cached|Processing) (?:\S*/)?'
     r'([^-\s]+)-([^-\s]+)-\S+\.whl(?!\.)(?: (\(\S+ \wB\)))?'
@@ -86,14 +96,14 @@ def outlive_readers() -> None:
         setattr(sys, name, _OutlivingStream(stream))
 
 
-def ready_python() -> Path:
-    """Return ``ensure_environment()``; where it fails, say why and exit.
+def ready_python(version: str = '') -> Path:
+    """Return ``ensure_environment(version)``; where it fails, say why and exit.
 
     The code is 2, and 130 after Ctrl-C.
     """
     outlive_readers()
     try:
-        return ensure_environment()
+        return ensure_environment(version)
     except BootstrapError as error:
         message = str(error)
     except OSError as error:
@@ -126,22 +136,23 @@ def become(command: list) -> None:
     os.execv(command[0], command)
 
 
-def ensure_environment(root: Path = ROOT) -> Path:
+def ensure_environment(version: str = '', root: Path = ROOT) -> Path:
     """Make ``.venv`` what the requirements say, unless it is so already.
 
     Args:
-        root (Path): The checkout, with ``setup.py`` and ``requirements/``.
+        version (str): One of ``PYTHONS``, for ``.venv-VERSION`` instead, an environment
+            of that Python.
+        root (Path): The checkout, with ``pyproject.toml`` and ``requirements/``.
 
     Returns:
         Path: The environment's Python.
 
     Raises:
-        BootstrapError: This Python is not supported, the disk is too full, no package
-            index answers, or pip fails in another way.
+        BootstrapError: No supported Python is found, the environment holds another,
+            the disk is too full, no package index answers, or pip fails in another way.
         OSError: The environment cannot be written.
     """
-    require_python(sys.version_info[:3])
-    environment = Environment(root)
+    environment = Environment(root, version)
     if not environment.is_ready():
         environment.path.mkdir(exist_ok=True)
         with _locked(environment.path / _LOCK) as lock:
@@ -172,30 +183,76 @@ def run(command: list, cwd: Path) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def require_python(version: tuple) -> None:
-    """Refuse a Python that the pinned packages have no wheels for.
+def find_python(wanted: tuple = PYTHONS):
+    """Return the newest Python here that is wanted and can make an environment.
+
+    Args:
+        wanted (tuple): Versions, the best first.
+
+    Returns:
+        _Python: What it says of itself.
 
     Raises:
-        BootstrapError: ``version`` (major, minor, micro) is not a 3.11; the message
-            names the command where a 3.11 is installed, else where to get one.
+        BootstrapError: There is none; the message ends with the command that gets one.
     """
-    if version[:2] == PYTHON:
-        return
-    found = '.'.join(map(str, version))
-    message = (
-        f'This needs Python 3.11, the one version that all pinned packages have wheels '
-        f'for; {sys.executable} is Python {found}.'
-    )
-    other = ['py', '-3.11'] if os.name == 'nt' else ['python3.11']
-    if shutil.which(other[0]) and _output([*other, '-c', 'print(1)']):
-        command = ' '.join([*other, *sys.argv])
-        raise BootstrapError(f'{message} It is installed here: {command}')
+    found = [python for python in map(_ask, _candidates(wanted)) if python]
+    known = [python for python in found if python.version in wanted]
+    usable = [python for python in known if python.makes_environments]
+    if usable:  # of equals the first
+        return min(usable, key=lambda python: wanted.index(python.version))
+    here = ', '.join(f'{python.version} ({python.path})' for python in known or found)
     raise BootstrapError(
-        f'{message} Get it from https://www.python.org/downloads/release/python-3119/, '
-        f'or: winget install Python.Python.3.11 (Windows), brew install python@3.11 '
-        f'(macOS), sudo apt install python3.11 python3.11-venv (Debian, Ubuntu), '
-        f'uv python install 3.11 (anywhere).'
+        f'This needs Python {_any_of(wanted)}. Here is only {here}'
+        f'{", without venv and ensurepip" if known else ""}. '
+        f'{RUN_THIS}{_way_to_get(wanted, known[0].version if known else "")}'
     )
+
+
+def _any_of(versions: tuple) -> str:
+    return ' or '.join(versions[::-1])
+
+
+def _candidates(wanted: tuple):
+    """Yield commands that may start a Python: this one's, and then those of others."""
+    yield [sys.executable]
+    if os.name == 'nt':
+        for version in wanted:
+            yield ['py', f'-{version}']
+    else:
+        seen = {Path(sys.executable).resolve()}
+        names = [*(f'python{version}' for version in wanted), 'python3']
+        # Behind one that does not start, such as pyenv's, may be one that does.
+        for folder, name in itertools.product(os.get_exec_path(), names):
+            path = shutil.which(name, path=folder)
+            if path and Path(path).resolve() not in seen:
+                seen.add(Path(path).resolve())
+                yield [path]
+    for version in wanted:  # '', which starts nothing, where uv is not or has none
+        yield [_output(['uv', 'python', 'find', '--system', version])]
+
+
+def _ask(command: list):
+    """Return what a Python says of itself, None where it does not start."""
+    with contextlib.suppress(ValueError):  # of json: something else has answered
+        return _Python(*json.loads(_output([*command, '-Ic', _PROBE])))
+
+
+def _way_to_get(wanted: tuple, incomplete: str, system: str = os.name) -> str:
+    """Return the one command for this system; ``incomplete`` is there without venv."""
+    with_uv = f'uv python install {wanted[0]}'
+    if shutil.which('uv'):
+        return with_uv
+    if system == 'nt':
+        return f'winget install Python.Python.{wanted[0]}'
+    release = _OS_RELEASE.read_text('utf-8') if _OS_RELEASE.exists() else ''
+    if incomplete and re.search('^ID(_LIKE)?=.*(debian|ubuntu)', release, re.MULTILINE):
+        return f'sudo apt install python{incomplete}-venv'
+    for codename in re.findall(r'CODENAME="?(\w+)', release):
+        if _APT_PYTHONS.get(codename) in wanted:
+            return 'sudo apt install python3 python3-venv'
+    if shutil.which('brew'):
+        return f'brew install python@{wanted[0]}'
+    return f'{with_uv} (how to get uv: https://docs.astral.sh/uv/)'
 
 
 def venv_python(path: Path, system: str = os.name) -> Path:
@@ -213,11 +270,13 @@ class Environment:
 
     Args:
         root (Path): The checkout.
+        version (str): '' for any supported Python, which is kept once it is there.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, version: str = ''):
         self.root = root
-        self.path = root / '.venv'
+        self.path = root / (f'.venv-{version}' if version else '.venv')
+        self._wanted = (version,) if version else PYTHONS
         self.python = venv_python(self.path)
         self.log = self.path / 'bootstrap.log'
         self._stamp = self.path / 'bootstrap.json'
@@ -226,10 +285,10 @@ class Environment:
     def is_ready(self) -> bool:
         """Whether nothing is left to install."""
         wanted = {'root': str(self.root), 'installed': self._digest()}
-        return self._read_stamp() == wanted and self._site_packages() is not None
+        return self._read_stamp() == wanted and self._ask() is not None
 
     def usable(self):
-        """Return the site-packages of an environment worth keeping, else None.
+        """Return the Python of an environment worth keeping, else None.
 
         Raises:
             BootstrapError: It is one of another Python, made by somebody else; or that
@@ -246,7 +305,7 @@ class Environment:
             return None  # moved here: its scripts start a Python at the old place
         if not self.python.with_name('activate').exists():
             return None  # cut off while it was made
-        return self._site_packages()
+        return self._ask()
 
     def install(self, lock) -> None:
         """Make or mend the environment, keeping the packages that are whole.
@@ -255,26 +314,28 @@ class Environment:
             lock (file): The held lock; pip holds it too, for as long as it runs.
         """
         digest = self._digest()
-        site_packages, lost_torch = self.usable(), None
-        if site_packages is None:
+        python, lost_torch = self.usable(), None
+        base = python or find_python(self._wanted)
+        if not python:
             lost_torch = self._cuda_torch()
             self._clear()
-        if site_packages is None or not any(site_packages.glob('torch-*.dist-info')):
+        if not python or not any(Path(python.site_packages).glob('torch-*.dist-info')):
             self._require_room()
             _say(
-                f'Preparing {self.path}: 2 to 10 minutes and about 2 GB; several GB '
-                f'more where the package index serves torch with CUDA (as for Linux).'
+                f'Preparing {self.path} with Python {base.version} ({base.path}): 2 to '
+                f'10 minutes and about 2 GB; several GB more where the package index '
+                f'serves torch with CUDA (as for Linux).'
             )
         self._write_stamp(installed=None)
-        if site_packages is None:
-            site_packages = self._create()
+        site_packages = Path((python or self._create(base.path)).site_packages)
         drop_half_installed(site_packages)
         if not any(site_packages.glob('pip-*.dist-info')):
             self._run(['ensurepip', '--upgrade', '--default-pip'], lock)
         pip, folder = self._pip(), self.root / 'requirements'
         # torch is resolved together with all that could ask for another build of it.
         pinned = ['-r', folder / 'runtime.txt', '-r', folder / 'dev.txt']
-        self._run([*pip, *pinned], lock)
+        tested = ['-c', folder / f'constraints-{base.version}.txt']
+        self._run([*pip, *pinned, *tested], lock)
         alone = ['--no-deps', '-r', folder / 'no_deps.txt']
         self._run([*pip, *alone, '--no-build-isolation', '-e', self.root], lock)
         self._write_stamp(installed=digest)
@@ -288,9 +349,9 @@ class Environment:
 
     def _digest(self) -> str:
         """Digest all that decides what is installed."""
-        digest = hashlib.sha256(repr(PYTHON).encode())
+        digest = hashlib.sha256()
         names = sorted(self.root.glob('requirements/*.txt'))
-        for path in [self.root / 'setup.py', *names]:
+        for path in [self.root / 'pyproject.toml', *names]:
             digest.update(path.name.encode() + b'\0' + path.read_bytes() + b'\0')
         return digest.hexdigest()
 
@@ -306,35 +367,34 @@ class Environment:
         part.write_text(json.dumps(content), encoding='utf-8')
         part.replace(self._stamp)
 
-    def _site_packages(self):
+    def _ask(self):
         """Ask the environment's Python; None if it does not start or is not its own."""
-        answer = _output([str(self.python), '-Ic', _PROBE])
-        if not answer:
+        python = _ask([str(self.python)])
+        if not python or not self.path.samefile(python.prefix):
             return None
-        prefix, version, site_packages = json.loads(answer)
-        if not self.path.samefile(prefix):
-            return None
-        if tuple(version) != PYTHON:
+        if python.version not in self._wanted:
             raise BootstrapError(
-                f'{self.path} holds Python {version[0]}.{version[1]}, not 3.11. Move '
-                f'it away or delete it, then run the same command again.'
+                f'{self.path} holds Python {python.version}, not '
+                f'{_any_of(self._wanted)}. Move it away or delete it, then run the '
+                f'same command again.'
             )
-        return Path(site_packages)
+        return python
 
-    def _create(self) -> Path:
-        if importlib.util.find_spec('ensurepip') is None:
+    def _create(self, base: str):
+        """Make the environment, without pip, and return its Python."""
+        done = subprocess.run(
+            [base, '-Im', 'venv', '--without-pip', str(self.path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        python = self._ask()
+        if not python:
+            said = done.stdout.decode('utf-8', 'replace').strip()
             raise BootstrapError(
-                f'{sys.executable} comes without the modules that make an environment. '
-                f'On Debian and Ubuntu: sudo apt install python3.11-venv'
+                f'{base} made no environment that starts in {self.path}: '
+                f'{explain(said) or said or "install that Python again."}'
             )
-        venv.EnvBuilder(symlinks=os.name != 'nt').create(self.path)
-        site_packages = self._site_packages()
-        if site_packages is None:
-            raise BootstrapError(
-                f'{self.python}, made from {sys.executable}, does not start. Install '
-                f'Python 3.11 again, from https://www.python.org/downloads/'
-            )
-        return site_packages
+        return python
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():
@@ -440,9 +500,8 @@ def explain(output: str) -> str:
     missing = _NOT_SERVED.search(output)
     if missing:
         return (
-            f'The package index has no {missing[1]} for this machine '
-            f'({platform.platform()}, Python {platform.python_version()} '
-            f'{platform.architecture()[0]}).'
+            f'The package index has no {missing[1]} for this machine and Python '
+            f'({platform.platform()} {platform.architecture()[0]}).'
         )
     return ''
 
@@ -476,7 +535,7 @@ def _locked(path: Path):
     """Hold the lock at ``path``. The system frees it when the last holder ends."""
     with path.open('a') as file:
         if not _try_lock(file):
-            _say('Another run is preparing .venv; waiting for it to end.')
+            _say(f'Another run is preparing {path.parent}; waiting for it to end.')
             while not _try_lock(file):
                 time.sleep(0.2)
         yield file

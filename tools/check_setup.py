@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from bootstrap import (
-    PYTHON,
+    PYTHONS,
     ROOT,
+    RUN_THIS,
     BootstrapError,
     become,
+    find_python,
     outlive_readers,
-    require_python,
     venv_python,
 )
 
@@ -33,18 +34,17 @@ def _enter_environment() -> None:
     if python.exists() and not Path(sys.prefix).samefile(folder):
         become([str(python), *sys.argv])
     outlive_readers()
-    detail = _NOT_INSTALLED
+    detail, mend = _NOT_INSTALLED, f'python3 {ROOT / "tools" / "bootstrap.py"}'
     try:
-        require_python(sys.version_info[:3])
+        find_python()
     except BootstrapError as error:
-        detail = str(error)
-    mend = f'python3 {ROOT / "tools" / "bootstrap.py"}'
+        detail, _, mend = str(error).partition(f' {RUN_THIS}')
     if '--json' in sys.argv:
         check = dict(name='environment', status='fail', detail=detail, mend=mend)
         check['group'] = 'Environment'
         print(json.dumps(dict(ready=False, job=None, next=mend, checks=[check])))
     else:
-        print(f'Not ready: {detail}. First: {mend}')
+        print(f'Not ready: {detail.rstrip(".")}. First: {mend}')
     sys.exit(1)
 
 
@@ -128,7 +128,7 @@ def look(config: Path | None, options: list[str]) -> Report:
         check_config_name(config)
     commands = Commands(ROOT)
     environment = [
-        setup_packages.check_python(PYTHON),
+        setup_packages.check_python(PYTHONS, commands),
         setup_packages.check_plugin(sapiens_plugin.__file__, commands),
         *setup_packages.check_packages(commands),
     ]

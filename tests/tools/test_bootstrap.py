@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
+THIS_PYTHON = f'{sys.version_info[0]}.{sys.version_info[1]}'
 
 # Builds nothing: the editable install gets a wheel that this file wrote beforehand.
 BACKEND = """
@@ -57,7 +59,9 @@ backend-path = ['.']
 
 @pytest.fixture
 def bootstrap(monkeypatch) -> ModuleType:
+    """The bootstrap on a machine without another Python."""
     monkeypatch.syspath_prepend(TOOLS)
+    monkeypatch.setenv('PATH', '')
     return importlib.import_module('bootstrap')
 
 
@@ -119,7 +123,8 @@ class Checkout:
         (requirements / 'runtime.txt').write_text('torch==1.0\n', encoding='utf-8')
         (requirements / 'dev.txt').write_text('pytest==1.0\n', encoding='utf-8')
         (requirements / 'no_deps.txt').write_text('mmpose==1.0\n', encoding='utf-8')
-        (root / 'setup.py').touch()
+        self.constraints = requirements / f'constraints-{THIS_PYTHON}.txt'
+        self.constraints.write_text('extra==1.0\n', encoding='utf-8')
         (root / 'pyproject.toml').write_text(PYPROJECT, encoding='utf-8')
         (root / 'backend.py').write_text(BACKEND, encoding='utf-8')
         (root / 'sapiens_plugin.py').touch()
@@ -151,13 +156,14 @@ class Checkout:
             file.write(requirement + '\n')
 
     def environ(self, **settings: str) -> dict[str, str]:
-        """Return an environment where pip sees nothing but the test's own wheels."""
+        """Return an environment with the test's own wheels and no other Python."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith('PIP_')}
         pip = {
             'PIP_CONFIG_FILE': os.devnull,
             'PIP_NO_INDEX': '1',
             'PIP_FIND_LINKS': str(self.wheels),
             'TEST_FOLDER': str(self.wheels),
+            'PATH': '',
         }
         return kept | pip | settings
 
@@ -211,9 +217,11 @@ def checkout(tmp_path_factory) -> Checkout:
     wheels.mkdir()
     for name in ('torch', 'pytest', 'mmpose', 'extra'):
         put_wheel(wheels, name, '1.0')
+    put_wheel(wheels, 'extra', '2.0')
     put_slow_sdist(wheels)
     made = Checkout(folder / 'a checkout', wheels)
-    assert 'Preparing' in made.run_well().stderr
+    first, *_ = made.run_well().stderr.splitlines()
+    assert first.startswith(f'Preparing {made.venv} with Python {THIS_PYTHON} (')
     return made
 
 
@@ -232,13 +240,14 @@ def test_a_second_run_changes_nothing_and_starts_at_once(checkout):
 def test_changed_requirements_are_installed_and_the_rest_is_kept(checkout):
     torch = checkout.site_packages / 'torch.py'
     before = torch.stat().st_mtime_ns
-    checkout.require('extra==1.0')
+    checkout.require('extra>=1')
     # What lies on PYTHONPATH (of ROS, say) is not installed in here.
     foreign = checkout.root / 'foreign'
     with zipfile.ZipFile(io.BytesIO(wheel('extra', '1.0'))) as archive:
         archive.extractall(foreign)
     checkout.run_well(PYTHONPATH=str(foreign))
-    assert (checkout.site_packages / 'extra.py').exists()
+    # 2.0 could be had, but it is not the one that the tests ran with.
+    assert "'1.0'" in (checkout.site_packages / 'extra.py').read_text('utf-8')
     assert torch.stat().st_mtime_ns == before
 
 
@@ -248,7 +257,8 @@ def test_a_cuda_build_of_torch_is_kept(checkout):
     install = [checkout.python, '-m', 'pip', 'install', '-q', 'torch==1.0+cu130']
     subprocess.run(install, check=True, env=checkout.environ(), timeout=60)
     (checkout.wheels / 'torch-1.0+cu130-py3-none-any.whl').unlink()
-    (checkout.root / 'setup.py').write_text('# changed\n', encoding='utf-8')
+    pyproject = checkout.root / 'pyproject.toml'
+    pyproject.write_text(f'{PYPROJECT}# changed\n', encoding='utf-8')
     checkout.run_well()
     assert "'1.0+cu130'" in (checkout.site_packages / 'torch.py').read_text('utf-8')
 
@@ -313,7 +323,7 @@ def without(path: Path) -> Iterator[None]:
 
 def test_a_half_made_environment_is_not_built_upon(bootstrap, checkout):
     environment = bootstrap.Environment(checkout.root)
-    assert environment.usable() == checkout.site_packages
+    assert environment.usable().site_packages == str(checkout.site_packages)
     with without(checkout.python.with_name('activate')):
         assert environment.usable() is None
     # Without its configuration, the Python in there is the one it was made from, and
@@ -324,7 +334,7 @@ def test_a_half_made_environment_is_not_built_upon(bootstrap, checkout):
     with without(checkout.python):
         assert environment.usable() is None
         assert not environment.is_ready()
-    assert environment.usable() == checkout.site_packages
+    assert environment.usable()
 
 
 def test_the_environment_of_another_checkout_is_left_alone(
@@ -427,71 +437,217 @@ def test_a_full_disk_is_said_before_anything_is_installed(
     with pytest.raises(
         bootstrap.BootstrapError, match=r'needs 2\.5 GB, and 0\.4 GB are'
     ):
-        bootstrap.ensure_environment(root)
+        bootstrap.ensure_environment(root=root)
     assert not (root / '.venv' / 'pyvenv.cfg').exists()
 
 
-def test_a_python_without_venv_is_told_what_to_install(
-    bootstrap, monkeypatch, tmp_path
+@pytest.mark.parametrize(
+    'name', ['pyproject.toml', f'requirements/constraints-{THIS_PYTHON}.txt']
+)
+def test_what_decides_on_the_packages_is_minded(bootstrap, checkout, name):
+    environment = bootstrap.Environment(checkout.root)
+    assert environment.is_ready()
+    path = checkout.root / name
+    before = path.read_bytes()
+    path.write_bytes(before + b'# changed')
+    assert not environment.is_ready()
+    path.write_bytes(before)
+    assert environment.is_ready()
+
+
+def test_an_environment_is_kept_whichever_python_runs_this(
+    bootstrap, checkout, monkeypatch
 ):
-    root = Checkout(tmp_path / 'new', tmp_path).root
-    monkeypatch.setattr(bootstrap.importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(bootstrap.BootstrapError, match=r'apt install python3\.11-venv'):
-        bootstrap.ensure_environment(root)
+    monkeypatch.setattr(sys, 'executable', '/usr/bin/python3.14')
+    monkeypatch.setattr(bootstrap, '_candidates', None)  # not looked for
+    assert bootstrap.ensure_environment(root=checkout.root) == checkout.python
 
 
+def answer(
+    version: str, path: str = '', complete: bool = True, prefix: str = ''
+) -> str:
+    """Return what a Python says of itself."""
+    path = path or f'/bin/python{version}'
+    return json.dumps([path, version, prefix, '/site-packages', complete])
+
+
+@pytest.mark.parametrize(
+    ('version', 'wanted'), [('3.10', '3.11 or 3.12 or 3.13'), ('3.14', '3.11')]
+)
 def test_an_environment_of_another_python_is_left_alone(
-    bootstrap, monkeypatch, tmp_path
+    bootstrap, monkeypatch, tmp_path, version, wanted
 ):
     checkout = Checkout(tmp_path / 'new', tmp_path)
     checkout.python.parent.mkdir(parents=True)
     checkout.python.with_name('activate').touch()
-    answer = json.dumps([str(checkout.venv), [3, 12], str(tmp_path)])
-    monkeypatch.setattr(bootstrap, '_output', lambda command: answer)
+    said = answer(version, prefix=str(checkout.venv))
+    monkeypatch.setattr(bootstrap, '_output', lambda command: said)
     with pytest.raises(
-        bootstrap.BootstrapError, match=r'holds Python 3\.12, not 3\.11'
+        bootstrap.BootstrapError, match=rf'holds Python {version}, not {wanted}'
     ):
-        bootstrap.ensure_environment(checkout.root)
+        bootstrap.ensure_environment(root=checkout.root)
     assert checkout.python.with_name('activate').exists()
 
 
-@pytest.mark.parametrize('version', [(3, 6, 15), (3, 10, 0), (3, 12, 1), (4, 0, 0)])
-def test_another_python_is_told_which_to_get(bootstrap, monkeypatch, version):
-    monkeypatch.setattr(bootstrap.shutil, 'which', lambda name: None)
-    with pytest.raises(bootstrap.BootstrapError) as caught:
-        bootstrap.require_python(version)
-    message = str(caught.value)
-    assert 'needs Python 3.11' in message
-    assert f'is Python {".".join(map(str, version))}' in message
-    assert 'https://www.python.org/downloads/' in message
+@pytest.mark.parametrize('version', ['3.11', '3.13'])
+def test_a_named_python_has_an_environment_of_its_own(
+    bootstrap, monkeypatch, tmp_path, version
+):
+    root = Checkout(tmp_path / 'new', tmp_path).root
+    monkeypatch.setattr(bootstrap, '_output', lambda command: answer(version))
+    with pytest.raises(bootstrap.BootstrapError, match=r'needs Python 3\.12\. Here'):
+        bootstrap.ensure_environment('3.12', root)
+    assert (root / '.venv-3.12').exists() and not (root / '.venv').exists()
 
 
-def test_another_python_is_told_of_the_311_beside_it(bootstrap, monkeypatch):
-    monkeypatch.setattr(bootstrap.shutil, 'which', lambda name: f'/bin/{name}')
-    monkeypatch.setattr(bootstrap, '_output', lambda command: '1')
-    monkeypatch.setattr(sys, 'argv', ['tools/run_tests.py', '-x'])
-    with pytest.raises(bootstrap.BootstrapError) as caught:
-        bootstrap.require_python((3, 12, 1))
-    other = 'py -3.11' if os.name == 'nt' else 'python3.11'
-    assert str(caught.value).endswith(f'here: {other} tools/run_tests.py -x')
+@pytest.mark.parametrize(
+    ('found', 'taken'),
+    [
+        # The first is the one that runs this.
+        ([answer('3.11'), answer('3.13'), answer('3.12')], '/bin/python3.13'),
+        ([answer('3.13', '/a'), answer('3.13', '/b')], '/a'),
+        ([answer('3.14'), answer('3.6'), answer('3.12')], '/bin/python3.12'),
+        # It does not start, says something else, or makes no environment.
+        ([answer('3.11'), '', 'no such version'], '/bin/python3.11'),
+        ([answer('3.11'), answer('3.13', complete=False)], '/bin/python3.11'),
+    ],
+)
+def test_the_newest_python_that_makes_environments_is_taken(
+    bootstrap, monkeypatch, found, taken
+):
+    monkeypatch.setattr(
+        bootstrap, '_candidates', lambda wanted: [[said] for said in found]
+    )
+    monkeypatch.setattr(bootstrap, '_output', lambda command: command[0])
+    assert bootstrap.find_python().path == taken
 
 
-def test_a_311_is_welcome(bootstrap):
-    bootstrap.require_python((3, 11, 0))
+def put_python(path: Path, script: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'#!/bin/sh\n{script}\n', encoding='utf-8')
+    path.chmod(0o755)
 
 
-def test_an_unsupported_python_exits_with_2(bootstrap, monkeypatch, capsys):
-    monkeypatch.setattr(bootstrap.sys, 'version_info', (3, 13, 0, 'final', 0))
+@pytest.mark.skipif(os.name == 'nt', reason='there the launcher knows them')
+def test_each_python_on_the_path_is_asked_once(bootstrap, monkeypatch, tmp_path):
+    calls = tmp_path / 'calls'
+    said = answer('3.10')
+    put_python(tmp_path / 'this' / 'python3', f"echo this >> {calls}; echo '{said}'")
+    monkeypatch.setattr(sys, 'executable', f'{tmp_path}/this/python3')
+    # One that stands for others and starts none, the one behind it, and its other name.
+    put_python(tmp_path / 'shims' / 'python3.13', f'echo shim >> {calls}; exit 1')
+    said = answer('3.13', '/real')
+    put_python(tmp_path / 'bin' / 'python3.13', f"echo real >> {calls}; echo '{said}'")
+    (tmp_path / 'bin' / 'python3').symlink_to('python3.13')
+    put_python(tmp_path / 'bin' / 'python3.14', f'echo new >> {calls}')
+    said = answer('3.12', '/of_uv')
+    put_python(tmp_path / 'bin' / 'of_uv', f"echo uv >> {calls}; echo '{said}'")
+    of_uv = f'test $4 = 3.12 && echo {tmp_path}/bin/of_uv'
+    put_python(tmp_path / 'bin' / 'uv', of_uv)
+    folders = ':'.join(
+        f'{tmp_path}/{name}' for name in ('shims', 'none', 'this', 'bin')
+    )
+    monkeypatch.setenv('PATH', folders)
+    assert bootstrap.find_python().path == '/real'
+    assert calls.read_text('utf-8').split() == ['this', 'shim', 'real', 'uv']
+    assert bootstrap.find_python(('3.12',)).path == '/of_uv'
+
+
+DEBIAN = 'ID=debian\nVERSION_CODENAME=trixie\n'
+MINT = 'ID=linuxmint\nID_LIKE="ubuntu debian"\nUBUNTU_CODENAME=noble\n'
+OLD_UBUNTU = 'ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=jammy\n'
+
+
+@pytest.mark.parametrize(
+    ('tools', 'release', 'incomplete', 'system', 'command'),
+    [
+        ([], DEBIAN, '', 'posix', 'sudo apt install python3 python3-venv'),
+        ([], DEBIAN, '3.12', 'posix', 'sudo apt install python3.12-venv'),
+        ([], MINT, '', 'posix', 'sudo apt install python3 python3-venv'),
+        ([], OLD_UBUNTU, '3.11', 'posix', 'sudo apt install python3.11-venv'),
+        ([], OLD_UBUNTU, '', 'posix', 'uv python install 3.13 (how to get uv: '),
+        (['brew'], None, '', 'posix', 'brew install python@3.13'),
+        ([], None, '3.12', 'posix', 'uv python install 3.13 (how'),
+        ([], None, '', 'nt', 'winget install Python.Python.3.13'),
+        (['uv', 'brew'], DEBIAN, '3.12', 'posix', 'uv python install 3.13'),
+        (['uv'], None, '', 'nt', 'uv python install 3.13'),
+    ],
+)
+def test_the_one_command_for_this_system_is_named(
+    bootstrap, monkeypatch, tmp_path, tools, release, incomplete, system, command
+):
+    monkeypatch.setattr(
+        bootstrap.shutil, 'which', lambda name: name if name in tools else None
+    )
+    monkeypatch.setattr(bootstrap, '_OS_RELEASE', tmp_path / 'os-release')
+    if release:
+        (tmp_path / 'os-release').write_text(release, encoding='utf-8')
+    named = bootstrap._way_to_get(bootstrap.PYTHONS, incomplete, system)
+    assert named.startswith(command)
+    assert ('(' in named) is ('(' in command)
+
+
+def test_the_python_of_debian_is_not_named_for_another(
+    bootstrap, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(bootstrap, '_OS_RELEASE', tmp_path / 'os-release')
+    (tmp_path / 'os-release').write_text(DEBIAN, encoding='utf-8')
+    assert 'apt' in bootstrap._way_to_get(('3.13',), '', 'posix')
+    assert 'apt' not in bootstrap._way_to_get(('3.12',), '', 'posix')
+
+
+@pytest.mark.parametrize(
+    ('found', 'words'),
+    [
+        (
+            [answer('3.10'), answer('3.14')],
+            'Here is only 3.10 (/bin/python3.10), 3.14 (/bin/python3.14). Run this',
+        ),
+        (
+            [answer('3.10'), answer('3.12', complete=False)],
+            'Here is only 3.12 (/bin/python3.12), without venv and ensurepip. Run this',
+        ),
+    ],
+)
+def test_what_is_here_is_said_with_the_way_out(
+    bootstrap, monkeypatch, capsys, found, words
+):
+    monkeypatch.setattr(
+        bootstrap, '_candidates', lambda wanted: [[said] for said in found]
+    )
+    monkeypatch.setattr(bootstrap, '_output', lambda command: command[0])
+    monkeypatch.setattr(
+        bootstrap, 'ensure_environment', lambda _: bootstrap.find_python()
+    )
     with pytest.raises(SystemExit) as caught:
         bootstrap.ready_python()
     assert caught.value.code == 2
     captured = capsys.readouterr()
-    assert 'needs Python 3.11' in captured.err
+    assert 'needs Python 3.11 or 3.12 or 3.13. ' + words in captured.err
+    assert ' install ' in captured.err
     assert captured.out == ''
 
 
+def test_a_python_that_makes_no_environment_is_said(bootstrap, monkeypatch, tmp_path):
+    root = Checkout(tmp_path / 'new', tmp_path).root
+    script = tmp_path / 'broken.py'
+    script.write_text("print('No module named _ctypes')", encoding='utf-8')
+    python = bootstrap._Python(sys.executable, THIS_PYTHON, '', '', True)
+    monkeypatch.setattr(bootstrap, 'find_python', lambda wanted: python)
+    real = subprocess.run
+    monkeypatch.setattr(
+        bootstrap.subprocess,
+        'run',
+        lambda command, **keywords: real([command[0], str(script)], **keywords),
+    )
+    with pytest.raises(
+        bootstrap.BootstrapError, match=r'starts in .*: No module named _'
+    ):
+        bootstrap.ensure_environment(root=root)
+
+
 def test_ctrl_c_while_preparing_is_no_failure(bootstrap, monkeypatch, capsys):
-    def interrupt():
+    def interrupt(version):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bootstrap, 'ensure_environment', interrupt)
@@ -501,8 +657,13 @@ def test_ctrl_c_while_preparing_is_no_failure(bootstrap, monkeypatch, capsys):
     assert 'The same command again goes on' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('path', sorted(TOOLS.glob('*.py')), ids=lambda path: path.stem)
+def test_an_old_python_can_go_on_in_the_environment(path):
+    ast.parse(path.read_text(encoding='utf-8'), feature_version=(3, 6))
+
+
 @pytest.mark.parametrize('name', ['bootstrap', 'quickstart', 'run_tests'])
-def test_an_old_python_gets_far_enough_to_be_told(name):
+def test_an_old_python_can_make_the_environment(name):
     source = (TOOLS / f'{name}.py').read_text(encoding='utf-8')
     tree = ast.parse(source, feature_version=(3, 6))
     # Annotations are evaluated when a function is defined: no X | Y, no list[X].
@@ -541,7 +702,7 @@ def test_what_pip_says_is_explained(bootstrap, output, reason):
 
 
 def test_a_disk_that_fills_while_installing_is_said(bootstrap, monkeypatch, capsys):
-    def fill_up():
+    def fill_up(version):
         raise OSError(28, 'No space left on device', '.venv')
 
     monkeypatch.setattr(bootstrap, 'ensure_environment', fill_up)
@@ -619,3 +780,42 @@ def test_a_command_is_told_to_end_when_its_starter_is(tmp_path):
         timeout=60,
     )
     assert done.returncode == 9
+
+
+@pytest.fixture
+def run_tests(bootstrap, monkeypatch):
+    """tools/run_tests.py: the version it asks for, and what pytest gets."""
+
+    def run(*arguments):
+        asked = []
+        monkeypatch.setattr(
+            bootstrap, 'ready_python', lambda v: asked.append(v) or 'python'
+        )
+        monkeypatch.setattr(bootstrap, 'run', lambda command, cwd: (*asked, *command))
+        monkeypatch.setattr(sys, 'argv', ['run_tests.py', *arguments])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(TOOLS / 'run_tests.py'), run_name='__main__')
+        return caught.value.code
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'version', 'others'),
+    [
+        ((), '', ()),
+        (('tests/core', '-k', 'a b', '-p', 'no:x', '--py', '-h', '--', '-c'), '', None),
+        (('--python', '3.12', '-x'), '3.12', ('-x',)),
+        (('tests', '--python=3.13', '-x'), '3.13', ('tests', '-x')),
+    ],
+)
+def test_all_arguments_but_the_python_go_to_pytest(
+    run_tests, arguments, version, others
+):
+    expected = (version, 'python', '-m', 'pytest')
+    assert run_tests(*arguments) == expected + (arguments if others is None else others)
+
+
+def test_tests_on_an_unsupported_python_are_refused(run_tests, capsys):
+    assert run_tests('--python', '3.10') == 2
+    assert "'3.10'" in capsys.readouterr().err

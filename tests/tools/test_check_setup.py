@@ -225,6 +225,21 @@ def test_where_nothing_is_installed_it_says_so(option, tmp_path):
     assert not (tmp_path / '.venv').exists()
 
 
+def test_where_no_python_will_do_it_says_how_to_get_one(tmp_path):
+    tools = shutil.copytree(REPO / 'tools', tmp_path / 'tools')
+    bootstrap = (tools / 'bootstrap.py').read_text('utf-8')
+    newer = bootstrap.replace(
+        "PYTHONS = ('3.13', '3.12', '3.11')", "PYTHONS = ('3.99',)"
+    )
+    (tools / 'bootstrap.py').write_text(newer, encoding='utf-8')
+    python = (sys.executable, '-S')
+    done = call(tmp_path, tool=tools / 'check_setup.py', python=python, PYTHONPATH='')
+    assert (done.returncode, done.stderr) == (1, '')
+    said, mend = done.stdout.split(' First: ')
+    assert said.startswith('Not ready: This needs Python 3.99. Here is only 3.')
+    assert 'install' in mend and 'bootstrap' not in mend
+
+
 def test_the_help_says_all(tmp_path):
     done = call(tmp_path, '--help')
     assert done.returncode == 0

@@ -4,7 +4,7 @@ import importlib
 import importlib.metadata
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -16,8 +16,8 @@ from .setup_report import Check, Commands
 _COMPILED = {
     'torch': 'torch',
     'opencv-python': 'cv2',
-    'xtcocotools': 'xtcocotools.mask',
     'pycocotools': 'pycocotools.mask',
+    'hotcoco': 'hotcoco',
 }
 # What they raise then: a library is missing, or another NumPy than they were built for.
 _NO_START = (ImportError, OSError, ValueError, AttributeError)
@@ -25,19 +25,16 @@ _FILES = {'runtime.txt': [], 'no_deps.txt': ['--no-deps']}
 
 
 def check_python(
-    required: tuple[int, int], version: tuple[int, ...] = sys.version_info[:3]
+    supported: Sequence[str],
+    commands: Commands,
+    version: tuple[int, int, int] = sys.version_info[:3],
 ) -> Check:
-    """Check that this is the Python that the pinned packages have wheels for."""
+    """Check that this Python is one of those that the pinned packages are for."""
     found = '.'.join(map(str, version))
-    if tuple(version[:2]) == required:
+    if found.rpartition('.')[0] in supported:
         return Check('Python', 'ok', found)
-    wanted = '.'.join(map(str, required))
-    return Check(
-        'Python',
-        'fail',
-        f'{found}; the pinned packages are for {wanted} alone',
-        f'python{wanted} tools/quickstart.py',
-    )
+    detail = f'{found}; supported are {", ".join(sorted(supported))}'
+    return Check('Python', 'fail', detail, commands.tool('bootstrap.py'))
 
 
 def check_plugin(location: str | Path, commands: Commands) -> Check:

@@ -100,9 +100,9 @@ def run(args: argparse.Namespace, name: str, folder: Path) -> dict:
 
 def measure(args: argparse.Namespace, folder: Path) -> dict:
     """Evaluate once; return seconds, memory and the numbers."""
-    from mmpose.evaluation import CocoMetric
+    import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
 
-    import sapiens_plugin.registry  # noqa: F401  (mends the stack)
+    from mmpose.evaluation import CocoMetric  # isort: skip
 
     random = np.random.default_rng(0)
     people = make_people(random, args.images)

@@ -31,17 +31,18 @@ import psutil
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from mmpose.datasets import CocoDataset
-from mmpose.evaluation.metrics import CocoMetric
 from PIL import Image
 
-import sapiens_plugin.registry  # noqa: F401  (repairs the stack)
+import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
 from sapiens_plugin.core.images.decode import decode
 from sapiens_plugin.datasets.blank_images import BlankUnreadable
 from sapiens_plugin.datasets.parts import image_paths
 from sapiens_plugin.engine.hooks.image_check_hook import missing_images
 from sapiens_plugin.errors import InputError, UnreadableImage
 from sapiens_plugin.workbench.demo.make_demo import make_demo
+
+from mmpose.datasets import CocoDataset  # isort: skip
+from mmpose.evaluation.metrics import CocoMetric  # isort: skip
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'sapiens_tiny_demo.py'
 SLOW = 10  # s a case, on a busy machine

@@ -83,10 +83,11 @@ def launched(monkeypatch, capsys):
 @pytest.fixture
 def stock_coco(monkeypatch):
     """MMPose reads annotation files without this package's checks."""
-    from mmpose.datasets.datasets.base import base_coco_style_dataset
-    from xtcocotools.coco import COCO
-
     import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
+
+    from mmpose.datasets.datasets.base import base_coco_style_dataset  # isort: skip
+
+    from sapiens_plugin.compat.coco_api import COCO
 
     dataset = base_coco_style_dataset.BaseCocoStyleDataset
     monkeypatch.setattr(base_coco_style_dataset, 'COCO', COCO)

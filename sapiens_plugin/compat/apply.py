@@ -32,6 +32,7 @@ def apply() -> None:
         coco_evaluation,
         converters,
         detections,
+        drawing,
         evaluators,
         images,
         records,
@@ -40,6 +41,7 @@ def apply() -> None:
     annotations.check_annotation_files()
     detections.read_detections_of_any_category()
     images.read_images_as_labelled()
+    drawing.draw_circles_of_one_radius()
     evaluators.tell_data_sets_apart()
     coco_evaluation.evaluate_quickly()
     workers.repair_workers(apply)

@@ -192,7 +192,7 @@ def write_results(
             numbers = pose['keypoints'].ravel()
             result = {name: numbers[span] for name, span in spans.items()}
             result['image_id'] = pose['img_id']
-            result['category_id'] = 1 if wholebody else pose['category_id']
+            result['category_id'] = 1 if wholebody else int(pose['category_id'])
             result['score'] = float(pose['score'])
             if 'bbox' in pose and not wholebody:
                 result['bbox'] = pose['bbox']

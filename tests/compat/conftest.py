@@ -9,6 +9,8 @@ import pytest
 import torch
 from repairs import Call, run_python
 
+import sapiens_plugin.registry  # noqa: F401  (first: it repairs what MMPose imports)
+
 _SYMPTOMS = """
 import importlib, json, os, sys
 from pathlib import Path

@@ -93,7 +93,7 @@ def _history_buffer():
     [
         (lambda m: Call(os.system, f'echo > "{m}"'), f'{os.system.__module__}.system'),
         (lambda m: Call(eval, f'open({str(m)!r}, "w")'), 'eval'),
-        (lambda m: Call(Path.touch, m), 'pathlib.Path'),
+        (lambda m: Call(Path.touch, m), f'{Path.__module__}.Path'),
         (lambda m: Call(getattr, _history_buffer(), '__init__'), 'builtins.getattr'),
         (lambda m: Call(getattr, 'x', 'mean'), 'builtins.getattr'),
         (lambda m: _object_array(), 'numpy.dtype'),

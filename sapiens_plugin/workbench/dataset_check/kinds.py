@@ -209,7 +209,7 @@ IMAGE_UNREAD = _warning(
 # Annotations.
 ANNOTATION_ID = _error(
     'annotation id',
-    'The "id" is missing or not a whole number. MMPose stops without it, and '
+    'The "id" is missing or not a whole number. MMPose stops without it, and stock '
     'evaluation stops at ids that are not numbers.',
 )
 ANNOTATION_ID_TWICE = _error(

@@ -99,7 +99,7 @@ def main() -> None:
 def fuzz(kind: str, folder: Path, *, seconds: float, seed: int) -> Outcome:
     """Run cases of one kind, in an empty folder, for so long."""
     init_default_scope('mmpose')
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(0)
     run = KINDS[kind](folder)
     outcome, process = Outcome(), psutil.Process()
     # Each data set collects garbage; what is here already need not be looked through.

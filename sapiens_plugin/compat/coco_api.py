@@ -292,7 +292,9 @@ class COCOeval:
 
     @staticmethod
     def _entries(coco: COCO, images: Sequence) -> Iterator[dict]:
-        return chain.from_iterable(coco.imgToAnns.get(image, ()) for image in images)
+        # By their ids: CocoMetric puts converted annotations into "anns" alone.
+        found = chain.from_iterable(coco.imgToAnns.get(image, ()) for image in images)
+        return (coco.anns[entry['id']] for entry in found)
 
     def _person(self, annotation: Mapping, fields: list[str]) -> dict:
         try:

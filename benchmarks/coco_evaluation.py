@@ -116,8 +116,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     }
     results = [(pose, {}) for pose in make_poses(random, people, args.poses)]
     del people
-    process, peak, done = psutil.Process(), [0], threading.Event()
+    process, done = psutil.Process(), threading.Event()
     before = process.memory_info().rss
+    peak = [before]
 
     def watch() -> None:
         while not done.wait(0.01):

@@ -13,7 +13,7 @@ def apply() -> None:
     ``import sapiens_plugin.registry`` sees to that.
     """
     imports.silence_known_warnings()
-    imports.stand_in_for_pkg_resources()
+    imports.find_packages_by_metadata()
     imports.stand_in_for_mmcv_ops()
     coco_api.stand_in_for_xtcocotools()
     imports.stand_in_for_torchvision()

@@ -1,6 +1,5 @@
 """Imports: what has to be repaired before the stack can be imported."""
 
-import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -10,6 +9,7 @@ import types
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,8 +61,8 @@ def silence_known_warnings() -> None:
 
 
 @cache
-def stand_in_for_pkg_resources() -> None:
-    """Let MMEngine ask where packages are.
+def find_packages_by_metadata() -> None:
+    """Let MMEngine find packages without pkg_resources.
 
     Symptom:
         ``import mmpose``: No module named 'pkg_resources'.
@@ -71,35 +71,43 @@ def stand_in_for_pkg_resources() -> None:
         It was a part of setuptools before 82.
 
     Cure:
-        A stand-in on ``importlib.metadata`` that is found where nobody else has one.
+        ``importlib.metadata`` is asked in its place.
     """
-    sys.meta_path.append(_PkgResources())
+    from mmengine.utils import package_utils
+
+    for new in (is_installed, get_installed_path):
+        old = getattr(package_utils, new.__name__)
+        for name, module in list(sys.modules.items()):
+            if name.startswith('mmengine') and vars(module).get(new.__name__) is old:
+                setattr(module, new.__name__, new)
 
 
-class _PkgResources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds and makes the stand-in; MMEngine reloads it, so it must be found again."""
-
-    def find_spec(
-        self, name: str, path: object, target: object = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        known = name == 'pkg_resources'
-        return importlib.util.spec_from_loader(name, self) if known else None
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        module.DistributionNotFound = importlib.metadata.PackageNotFoundError
-        module.get_distribution = _Distribution
+def is_installed(package: str) -> bool:
+    """Tell whether there is a package, or a module, of that name."""
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        spec = importlib.util.find_spec(package)
+        return spec is not None and spec.origin is not None
+    return True
 
 
-class _Distribution:
-    def __init__(self, package: str):
-        self._found = importlib.metadata.distribution(package)
-        self.location = str(self._found.locate_file(''))
+def get_installed_path(package: str) -> str:
+    """Return the folder of the module of a package.
 
-    def has_metadata(self, name: str) -> bool:
-        return self._found.read_text(name) is not None
-
-    def get_metadata(self, name: str) -> str:
-        return self._found.read_text(name)
+    Raises:
+        PackageNotFoundError: There is no such package and no such module.
+    """
+    try:
+        found = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise
+        return str(Path(spec.origin).parent)
+    names = [package, *(found.read_text('top_level.txt') or '').split()]
+    paths = [Path(str(found.locate_file(name))) for name in names]
+    return str(next(filter(Path.exists, paths), paths[0]))
 
 
 @cache

@@ -82,6 +82,14 @@ def check_checkpoint_memory(said: str, folder: Path) -> None:
         assert task['extra_gb'] < 0.1
 
 
+def check_coco_evaluation(said: str, folder: Path) -> None:
+    for (run,) in json.loads((folder / 'json').read_text()).values():
+        assert 0.001 < run['seconds'] < 60
+        assert 0 <= run['more_mib'] < run['peak_mib'] < 3000
+        assert 0.02 < run['metrics']['AP'] < 0.9
+    assert '| this plugin |' in said
+
+
 def check_download(said: str, folder: Path) -> None:
     (ways,) = json.loads((folder / 'json').read_text())['speed'].values()
     sent = {way: sum(runs[0]['sent'].values()) for way, runs in ways.items()}
@@ -207,6 +215,9 @@ RUNS = {
         arch=SMALL,
         inside=True,
         marks=(ON_LINUX,),
+    ),
+    'coco_evaluation': SmallRun(
+        '--images 20 --poses 200 --runs 1 --json TMP/json', check_coco_evaluation
     ),
     'download_coco': SmallRun(
         '--parts speed --scale 2000 --runs 1 --json TMP/json --lines no_limit',

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.utils import get_installed_path, is_installed
 from repairs import run_python, without_compiled_ops
 from torch import nn
@@ -97,12 +98,12 @@ def test_a_torchvision_for_cuda_imports_beside_a_torch_for_cpus(tmp_path):
 
 
 def test_mmengine_finds_packages_without_pkg_resources(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith('pkg_resources')]:
-        monkeypatch.delitem(sys.modules, name)
-    stand_in = next(f for f in sys.meta_path if isinstance(f, imports._PkgResources))
-    monkeypatch.setattr(sys, 'meta_path', [stand_in, *sys.meta_path])
+    monkeypatch.setitem(sys.modules, 'pkg_resources', None)  # cannot be imported
+    cfg = Config.fromstring("_base_ = 'mmpose::_base_/default_runtime.py'", '.py')
+    assert cfg.default_scope == 'mmpose'
     assert Path(get_installed_path('mmpose')).is_dir()
     assert Path(get_installed_path('mmcv-lite')).name == 'mmcv'  # by top_level.txt
+    assert Path(get_installed_path('json')).is_dir()
     assert is_installed('mmcv-lite') and is_installed('json')
     assert not is_installed('no_such_package')
     with pytest.raises(PackageNotFoundError):

@@ -13,13 +13,26 @@ from repairs import Call, load_checkpoint
 from sapiens_plugin.compat import unpickling
 from sapiens_plugin.errors import InputError
 
+# Made by tests/helpers/compat_toy_job.py under other versions of Python and NumPy.
+WRITTEN_ELSEWHERE = sorted(Path(__file__).with_name('checkpoints').glob('*.pth'))
 
-def test_a_run_resumes_from_its_checkpoint(symptoms, job, finished_run, tmp_path):
+
+def test_checkpoints_from_elsewhere_are_of_several_versions():
+    numpy = {re.search(r'numpy(\d)', path.name)[1] for path in WRITTEN_ELSEWHERE}
+    assert numpy == {'1', '2'}
+    written = {path: path.read_bytes() for path in WRITTEN_ELSEWHERE}
+    old = {path for path, content in written.items() if b'numpy.core' in content}
+    assert old == {path for path in written if 'numpy1' in path.name}
+
+
+@pytest.mark.parametrize(
+    'path', [None, *WRITTEN_ELSEWHERE], ids=lambda path: path.stem if path else 'own'
+)
+def test_a_run_resumes_from_its_checkpoint(symptoms, job, finished_run, tmp_path, path):
     assert symptoms['resume'].startswith('UnpicklingError: Weights only load failed')
 
-    runner = job.toy_runner(
-        tmp_path, epochs=3, resume=True, load_from=str(finished_run / 'epoch_2.pth')
-    )
+    path = path or finished_run / 'epoch_2.pth'
+    runner = job.toy_runner(tmp_path, epochs=3, resume=True, load_from=str(path))
     runner.train()
     assert (runner.epoch, runner.iter) == (3, 6)
     # Histories go on: two iterations before, four more now.

@@ -1,6 +1,16 @@
-"""The smallest job that MMEngine's Runner can do, for tests of the repairs."""
+"""The smallest job that MMEngine's Runner can do, for tests of the repairs.
 
+Run as a program it writes a checkpoint of two epochs into a folder, under the names of
+the versions of Python and NumPy: so were those in tests/compat/checkpoints made.
+
+    PYTHONPATH=. python tests/helpers/compat_toy_job.py FOLDER
+"""
+
+import platform
+import sys
+import tempfile
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -71,3 +81,17 @@ def toy_runner(work_dir, *, wrapper='OptimWrapper', epochs=2, seed=0, **settings
         cfg=cfg,
         **cfg,
     )
+
+
+def main() -> None:
+    import sapiens_plugin.registry  # noqa: F401  (saves as the plugin does)
+
+    version = '.'.join(platform.python_version_tuple()[:2])
+    name = f'python{version}_numpy{np.__version__}.pth'
+    with tempfile.TemporaryDirectory() as folder:
+        toy_runner(folder).train()
+        Path(sys.argv[1], name).write_bytes(Path(folder, 'epoch_2.pth').read_bytes())
+
+
+if __name__ == '__main__':
+    main()

@@ -22,7 +22,6 @@ measure() {
   site=$(mktemp -d)
   trap 'rm -rf "$site"' EXIT
   install mm whl
-  cp -r "$here/stand_ins/xtcocotools" "$site/mm/"
   # These are apart, because MMEngine imports DeepSpeed wherever it finds it.
   install rivals whl_rivals
   echo "The packages are ready after $SECONDS s."

@@ -13,7 +13,7 @@ python=$(command -v "${BUILDER:-python3}")
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
 rm -rf .gpu
-mkdir -p .gpu/whl .gpu/whl_rivals .gpu/stand_ins/xtcocotools
+mkdir -p .gpu/whl .gpu/whl_rivals
 cp -r "$here"/*.py "$here"/gpu_check.sh "$here"/gpu_tasks "$here"/measuring .gpu/
 find .gpu -name __pycache__ -prune -exec rm -r {} +
 fetch() {
@@ -26,16 +26,10 @@ fetch() {
     --platform manylinux2014_x86_64 --platform manylinux1_x86_64 "$@"
 }
 for name in mmengine==0.10.7 mmcv-lite==2.1.0 mmdet==3.3.0 mmpose==1.3.2 \
-    json_tricks==3.17.3 munkres==3.0.0 pycocotools==2.0.11 addict yapf terminaltables \
-    shapely termcolor platformdirs pyyaml psutil==7.2.2 'setuptools<81'; do
+    json_tricks==3.17.3 munkres==3.0.0 pycocotools==2.0.11 hotcoco==1.3.0 orjson addict \
+    yapf terminaltables shapely termcolor platformdirs pyyaml psutil==7.2.2; do
   fetch .gpu/whl "$name"
 done
-# xtcocotools has no wheel for Python 3.12. No task evaluates with it, but it is imported.
-stand_in=.gpu/stand_ins/xtcocotools
-: > $stand_in/__init__.py
-echo 'from pycocotools.coco import COCO  # noqa: F401' > $stand_in/coco.py
-echo 'from pycocotools.cocoeval import COCOeval  # noqa: F401' > $stand_in/cocoeval.py
-echo 'from pycocotools.mask import *  # noqa: F403' > $stand_in/mask.py
 for name in torchao ramtorch trainstream hjson py-cpuinfo pydantic==2.14.4 pydantic-core==2.50.5 \
     annotated-types typing-inspection einops msgpack ninja tqdm; do
   fetch .gpu/whl_rivals "$name" || echo "$name cannot be fetched"

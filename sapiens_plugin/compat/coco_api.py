@@ -17,20 +17,20 @@ import pycocotools.coco
 import pycocotools.mask
 
 from sapiens_plugin.core.coco import precision_recall as pr
+from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
 from sapiens_plugin.errors import InputError
 
 ORIGINAL = 'SAPIENS_XTCOCOTOOLS'
 """The environment variable that, set to 1, takes the installed xtcocotools."""
 
-_WHOLE_BODY = 'keypoints_wholebody'
 # What else than "keypoints" a person consists of, by the type of evaluation.
 _FIELDS = {
     'keypoints_foot': ['foot_kpts'],
     'keypoints_face': ['face_kpts'],
     'keypoints_lefthand': ['lefthand_kpts'],
     'keypoints_righthand': ['righthand_kpts'],
+    'keypoints_wholebody': list(WHOLEBODY_FIELDS),
 }
-_FIELDS[_WHOLE_BODY] = ['keypoints', *(name for [name] in _FIELDS.values())]
 _KINDS = ['keypoints', 'keypoints_body', 'keypoints_crowd', *_FIELDS]
 _SIZES = {'all': (0, pr.FAR), 'medium': (32, 96), 'large': (96, pr.FAR)}
 # Of images: how far persons hide each other, as CrowdPose says it.
@@ -63,9 +63,8 @@ def stand_in_for_xtcocotools() -> None:
     if takes_original():
         if importlib.util.find_spec('xtcocotools') is None:
             raise InputError(
-                f'{ORIGINAL}=1 takes xtcocotools, which is not installed. Build it: '
-                f'`{sys.executable} -m pip install --no-binary xtcocotools '
-                f'xtcocotools==1.14.3`, or unset {ORIGINAL}.'
+                f'{ORIGINAL}=1 takes xtcocotools, which is not installed. Build it, as '
+                f'benchmarks/coco_evaluation.py says, or unset {ORIGINAL}.'
             )
         return
     modules = {

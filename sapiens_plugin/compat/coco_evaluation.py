@@ -200,7 +200,7 @@ def write_results(
             file.write(_json(result))
             results.append(result)
         file.write(b']' if results else b'[]')
-    if isinstance(self.coco, COCO):
+    if isinstance(self.coco, COCO) and not self.format_only:
         self.coco.written(str(path), results)
 
 

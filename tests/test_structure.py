@@ -13,7 +13,16 @@ import pytest
 REPO = Path(__file__).parents[1]
 PACKAGE = REPO / 'sapiens_plugin'
 OPENMMLAB = {'mmcv', 'mmdet', 'mmengine', 'mmpose', 'xtcocotools'}
-BELOW_PYTORCH = {'PIL', 'cv2', 'hotcoco', 'numpy', 'rich', 'safetensors', 'torch'}
+BELOW_PYTORCH = {
+    'PIL',
+    'cv2',
+    'hotcoco',
+    'numpy',
+    'pycocotools',
+    'rich',
+    'safetensors',
+    'torch',
+}
 
 
 def name_of(path: Path) -> str:

@@ -1,12 +1,12 @@
 """A stand-in for xtcocotools, from which MMPose imports COCO's interface."""
 
+import copy
 import importlib.machinery
 import importlib.util
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -15,9 +15,10 @@ from types import ModuleType
 import numpy as np
 import pycocotools.coco
 import pycocotools.mask
+from pycocotools.cocoeval import Params
 
-from sapiens_plugin.core.coco import precision_recall as pr
 from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
+from sapiens_plugin.core.coco.precision_recall import AREA_OF_BOX, precision_recall
 from sapiens_plugin.errors import InputError
 
 ORIGINAL = 'SAPIENS_XTCOCOTOOLS'
@@ -32,7 +33,7 @@ _FIELDS = {
     'keypoints_wholebody': list(WHOLEBODY_FIELDS),
 }
 _KINDS = ['keypoints', 'keypoints_body', 'keypoints_crowd', *_FIELDS]
-_SIZES = {'all': (0, pr.FAR), 'medium': (32, 96), 'large': (96, pr.FAR)}
+_COPIED = ['image_id', 'category_id', 'bbox', 'iscrowd']
 # Of images: how far persons hide each other, as CrowdPose says it.
 _CROWDING = {'easy': (-np.inf, 0.2), 'medium': (0.2, 0.8), 'hard': (0.8, np.inf)}
 
@@ -142,45 +143,18 @@ class COCO(pycocotools.coco.COCO):
         return found
 
 
-@dataclass(slots=True)
-class Params:
-    """What is evaluated, under the names of COCO's interface.
-
-    Attributes:
-        iouType: ``'keypoints'``, a part of the whole body, or ``'keypoints_crowd'``.
-        imgIds: Images that count.
-        catIds: Categories that count.
-        iouThrs: Thresholds of OKS.
-        recThrs: Recalls at which precision is taken.
-        maxDets: How many poses of an image count, the best first.
-        areaRng: Ranges of persons' areas, px².
-        areaRngLbl: Their names.
-        useSegm: MMPose sets it to None; of no meaning here.
-    """
-
-    iouType: str = 'keypoints'
-    imgIds: Sequence = ()
-    catIds: Sequence = ()
-    iouThrs: np.ndarray = field(default_factory=pr.THRESHOLDS.copy)
-    recThrs: np.ndarray = field(default_factory=pr.RECALLS.copy)
-    maxDets: Sequence[int] = (20,)
-    areaRng: Sequence = tuple((low**2, high**2) for low, high in _SIZES.values())
-    areaRngLbl: Sequence[str] = tuple(_SIZES)
-    useSegm: None = None
-
-
 class COCOeval:
     """Compares poses with annotated ones as xtcocotools does.
 
     Args:
         cocoGt: The annotations.
         cocoDt: What their ``loadRes`` returned.
-        iouType: As in :class:`Params`.
+        iouType: ``'keypoints'``, a part of the whole body, or ``'keypoints_crowd'``.
         sigmas: How far apart people place each keypoint, ``(K,)``.
         use_area: Whether annotations have areas; else 0.53 of their boxes is taken.
 
     Attributes:
-        params: What is evaluated.
+        params: What is evaluated, all categories by themselves.
         eval: ``precision``, ``recall`` and ``scores`` once they are accumulated.
         stats: The numbers of the summary, ``(10,)``; for ``'keypoints_crowd'``
             ``(9,)``.
@@ -204,9 +178,10 @@ class COCOeval:
             )
         self.cocoGt, self.cocoDt = cocoGt, cocoDt
         self.sigmas, self.use_area = sigmas, use_area
-        self.params = Params(
-            iouType, sorted(cocoGt.getImgIds()), sorted(cocoGt.getCatIds())
-        )
+        self.params = Params('keypoints')
+        self.params.iouType = iouType
+        self.params.imgIds = sorted(cocoGt.getImgIds())
+        self.params.catIds = sorted(cocoGt.getCatIds())
         self.eval: dict[str, np.ndarray] = {}
         self.stats = np.zeros(0)
 
@@ -215,7 +190,7 @@ class COCOeval:
 
     def accumulate(self) -> None:
         """Compute precision and recall."""
-        self.eval = vars(self._compare(self.params.imgIds))
+        self.eval = self._compare(self.params)
 
     def summarize(self) -> None:
         """Print the usual numbers, and leave them in ``stats``.
@@ -226,12 +201,10 @@ class COCOeval:
         if not self.eval:
             raise RuntimeError('summarize() comes after accumulate().')
         crowd = self.params.iouType == 'keypoints_crowd'
-        sizes = ['all'] if crowd else list(_SIZES)
-        stats = []
-        for name in ('precision', 'recall'):
-            rows = [('all', None), ('all', 0.5), ('all', 0.75)]
-            rows += [(size, None) for size in sizes[1:]]
-            stats += [self._mean(name, size, threshold) for size, threshold in rows]
+        rows = [('all', None), ('all', 0.5), ('all', 0.75)]
+        if not crowd:
+            rows += [('medium', None), ('large', None)]
+        stats = [self._mean(of, *row) for of in ('precision', 'recall') for row in rows]
         if crowd:
             stats += [self._crowded(*limits) for limits in _CROWDING.values()]
         self.stats = np.array(stats)
@@ -255,39 +228,29 @@ class COCOeval:
 
         Its mean counts the -1 of what has no persons, and it has four digits.
         """
-        images = [
+        params = copy.copy(self.params)
+        params.imgIds = sorted(
             image['id']
             for image in self.cocoGt.dataset['images']
             if least <= image['crowdIndex'] < most
-        ]
-        if not images:
-            return -1.0
-        precision = self._compare(sorted(images)).precision[:, :, :, 0]
-        return round(float(precision.mean()), 4)
-
-    def _compare(self, images: Sequence) -> pr.PrecisionRecall:
-        kind = self.params.iouType
-        fields = _FIELDS.get(kind, ['keypoints'])
-        score = f'{kind.removeprefix("keypoints_")}_score' if kind in _FIELDS else ''
-        persons = (self._person(a, fields) for a in self._entries(self.cocoGt, images))
-        found = self._entries(self.cocoDt, images)
-        poses = ((result, _joined(result, fields)) for result in found)
-        return pr.precision_recall(
-            persons,
-            (
-                result
-                | {'keypoints': points, 'score': result.get(score, result['score'])}
-                for result, points in poses
-                if (points[2::3] > 0).any()  # else it is no pose
-            ),
-            images=images,
-            categories=self.params.catIds,
-            sigmas=self.sigmas,
-            areas=self.params.areaRng,
-            most=self.params.maxDets,
-            thresholds=self.params.iouThrs,
-            recalls=self.params.recThrs,
         )
+        if not params.imgIds:
+            return -1.0
+        return round(float(self._compare(params)['precision'][:, :, :, 0].mean()), 4)
+
+    def _compare(self, params: Params) -> dict[str, np.ndarray]:
+        fields = _FIELDS.get(params.iouType, ['keypoints'])
+        score = f'{params.iouType.removeprefix("keypoints_")}_score'
+        persons = (
+            self._person(annotation, fields)
+            for annotation in self._entries(self.cocoGt, params.imgIds)
+        )
+        poses = (
+            result | {'keypoints': points, 'score': result.get(score, result['score'])}
+            for result in self._entries(self.cocoDt, params.imgIds)
+            if ((points := _joined(result, fields))[2::3] > 0).any()  # else it is none
+        )
+        return precision_recall(persons, poses, sigmas=self.sigmas, params=params)
 
     @staticmethod
     def _entries(coco: COCO, images: Sequence) -> Iterator[dict]:
@@ -297,33 +260,22 @@ class COCOeval:
 
     def _person(self, annotation: Mapping, fields: list[str]) -> dict:
         try:
-            return self._counted(annotation, fields)
+            keypoints = _joined(annotation, fields)
+            labelled = np.count_nonzero(keypoints[2::3] > 0)
+            if self.params.iouType == 'keypoints_crowd':
+                labelled = annotation['num_keypoints']  # CrowdPose's: the visible ones
+            person = {name: annotation[name] for name in _COPIED}
+            _, _, width, height = annotation['bbox']
+            area = height * width * AREA_OF_BOX
+            if self.use_area:
+                area = annotation['area']
         except KeyError as error:
             raise InputError(
                 f'Annotation {annotation["id"]} of {self.cocoGt.anno_file[0]} has no '
                 f'{error}, by which {self.params.iouType!r} are evaluated. Where there '
                 'is no "area", use_area=False takes the box.'
             ) from error
-
-    def _counted(self, annotation: Mapping, fields: list[str]) -> dict:
-        keypoints = _joined(annotation, fields)
-        labelled = np.count_nonzero(keypoints[2::3] > 0)
-        if self.params.iouType == 'keypoints_crowd':
-            labelled = annotation['num_keypoints']  # CrowdPose's: the visible ones
-        if self.use_area:
-            area = annotation['area']
-        else:
-            _, _, width, height = annotation['bbox']
-            area = height * width * pr.AREA_OF_BOX
-        return {
-            'image_id': annotation['image_id'],
-            'category_id': annotation['category_id'],
-            'keypoints': keypoints,
-            'num_keypoints': labelled,
-            'area': area,
-            'bbox': annotation['bbox'],
-            'iscrowd': annotation['iscrowd'],
-        }
+        return person | dict(keypoints=keypoints, num_keypoints=labelled, area=area)
 
 
 def _joined(entry: Mapping, fields: list[str]) -> np.ndarray:

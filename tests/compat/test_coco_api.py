@@ -64,8 +64,6 @@ def test_what_is_evaluated_can_be_chosen():
     evaluation.accumulate()
     evaluation.summarize()
     assert evaluation.stats[0] == 0
-    with pytest.raises(AttributeError):
-        evaluation.params.useCats = 0
 
 
 def test_no_pose_is_found_nowhere():

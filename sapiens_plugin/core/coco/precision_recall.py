@@ -5,52 +5,25 @@ person that counts, for its area and for its keypoints differs; here the caller 
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import hotcoco
 import numpy as np
+from pycocotools.cocoeval import Params
 
 from sapiens_plugin.errors import InputError
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""COCO's thresholds of object keypoint similarity (OKS)."""
-RECALLS = np.linspace(0, 1, 101)
-"""The recalls at which COCO averages precision."""
-FAR = 1e5
-"""COCO's upper end of a person's size: the square root of its area, px."""
 AREA_OF_BOX = 0.53
 """The share of a box that a person fills, where there are no areas (xtcocotools')."""
-
-
-@dataclass(frozen=True)
-class PrecisionRecall:
-    """Precision and recall, -1 where there is no person to find.
-
-    Attributes:
-        precision: ``(T, R, C, A, M)``: by threshold of OKS, recall, category, size,
-            and greatest number of poses an image.
-        recall: ``(T, C, A, M)``.
-        scores: ``(T, R, C, A, M)``: those at which the precision is reached.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    scores: np.ndarray
 
 
 def precision_recall(
     persons: Iterable[Mapping],
     poses: Iterable[Mapping],
     *,
-    images: Iterable[Hashable],
-    categories: Iterable[Hashable],
     sigmas: Sequence[float],
-    areas: Sequence[Sequence[float]],
-    most: Sequence[int] = (20,),
-    thresholds: Sequence[float] = THRESHOLDS,
-    recalls: Sequence[float] = RECALLS,
-) -> PrecisionRecall:
+    params: Params,
+) -> dict[str, np.ndarray]:
     """Compare poses with the persons of the same image and category.
 
     Args:
@@ -60,20 +33,22 @@ def precision_recall(
         poses: Each with ``image_id``, ``category_id``, ``keypoints`` (x, y, anything,
             …, ``(3K,)``), ``score`` and ``area``. One with a coordinate that is not
             finite fits nobody, and one with such a score is ranked last.
-        images: The ids that count, in the order in which equal scores are ranked.
-        categories: The ids that count.
         sigmas: How far apart people place each keypoint, as COCO's OKS takes it.
-        areas: Ranges of persons' areas, px²: least and greatest.
-        most: Numbers of poses an image of which the best-scored count.
-        thresholds: Of OKS.
-        recalls: At which precision is taken.
+        params: COCO's: which images (equal scores are ranked in their order) and
+            categories count, thresholds, recalls, ranges of areas, and how many poses
+            an image.
+
+    Returns:
+        ``precision`` and the ``scores`` at which it is reached, ``(T, R, C, A, M)``: by
+        threshold of OKS, recall, category, area, and number of poses an image; and
+        ``recall``, ``(T, C, A, M)``. They are -1 where there is no person to find.
 
     Raises:
         InputError: A person or a pose has another number of keypoints than there are
             sigmas.
     """
-    of_image = {id: number for number, id in enumerate(images)}
-    of_category = {id: number for number, id in enumerate(categories)}
+    of_image = {id: number for number, id in enumerate(params.imgIds)}
+    of_category = {id: number for number, id in enumerate(params.catIds)}
 
     def numbered(entries: Iterable[Mapping], copy: Callable) -> list[dict]:
         kept = []
@@ -105,15 +80,14 @@ def precision_recall(
     )
     settings = evaluation.params
     settings.kpt_oks_sigmas = [float(sigma) for sigma in sigmas]
-    settings.iou_thrs = [float(value) for value in thresholds]
-    settings.rec_thrs = [float(value) for value in recalls]
-    settings.area_rng = [[float(low), float(high)] for low, high in areas]
-    settings.area_rng_lbl = [str(number) for number in range(len(areas))]
-    settings.max_dets = sorted(map(int, most))
+    settings.iou_thrs = list(map(float, params.iouThrs))
+    settings.rec_thrs = list(map(float, params.recThrs))
+    settings.area_rng = [list(map(float, limits)) for limits in params.areaRng]
+    settings.area_rng_lbl = list(map(str, params.areaRngLbl))
+    settings.max_dets = sorted(map(int, params.maxDets))
     evaluation.evaluate()
     evaluation.accumulate()
-    arrays = evaluation.eval
-    return PrecisionRecall(arrays['precision'], arrays['recall'], arrays['scores'])
+    return {name: evaluation.eval[name] for name in ('precision', 'recall', 'scores')}
 
 
 def _check(entry: Mapping, count: int) -> None:

@@ -20,15 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pycocotools.cocoeval import Params
 from scipy.optimize import linear_sum_assignment
 
-from sapiens_plugin.core.coco.precision_recall import (
-    AREA_OF_BOX,
-    FAR,
-    precision_recall,
-)
+from sapiens_plugin.core.coco.precision_recall import AREA_OF_BOX, precision_recall
 from sapiens_plugin.errors import InputError
 
+FAR = 1e5  # px, as in COCO
 # Square roots of areas, px: COCO's two sizes, then finer.
 COCO_SIZES = ((32, 96), (96, FAR))
 FINE_SIZES = ((0, 32), (32, 64), (64, 96), (96, 160), (160, 256), (256, FAR))
@@ -199,6 +197,11 @@ class Evaluation:
         *,
         keypoints: slice = slice(None),
     ) -> list[Precision]:
+        params = Params('keypoints')
+        params.imgIds = sorted(image['id'] for image in dataset['images'])
+        params.catIds = sorted(category['id'] for category in dataset['categories'])
+        params.areaRng = [[low**2, high**2] for low, high in sizes]
+        params.areaRngLbl = sizes
         found = (
             {
                 'image_id': result['image_id'],
@@ -212,13 +215,13 @@ class Evaluation:
         compared = precision_recall(
             dataset['annotations'],
             found,
-            images=sorted(image['id'] for image in dataset['images']),
-            categories=sorted(category['id'] for category in dataset['categories']),
             sigmas=sigmas,
-            areas=[(low**2, high**2) for low, high in sizes],
+            params=params,
         )
         # Thresholds × recalls × categories × sizes.
-        precision, recall = compared.precision[..., -1], compared.recall[..., -1]
+        precision, recall = (
+            compared[name][..., -1] for name in ('precision', 'recall')
+        )
         counts = [
             sum(
                 low**2 <= annotation['area'] <= high**2

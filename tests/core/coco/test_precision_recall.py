@@ -7,12 +7,11 @@ import math
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 
-from sapiens_plugin.core.coco.precision_recall import FAR, precision_recall
+from sapiens_plugin.core.coco.precision_recall import precision_recall
 from sapiens_plugin.errors import InputError
 
-AREAS = [(0, FAR**2), (32**2, 96**2), (96**2, FAR**2)]
 SIGMAS = np.array([0.03, 0.08, 0.05])
 
 
@@ -70,36 +69,38 @@ def reference(persons, poses, images):
 
 
 def compare(persons, poses, images=12, **options):
-    settings = dict(images=range(images), categories=[0, 1], sigmas=SIGMAS, areas=AREAS)
-    return precision_recall(persons, poses, **settings | options)
+    params = Params('keypoints')
+    params.imgIds, params.catIds = range(images), [0, 1]
+    vars(params).update(options)
+    return precision_recall(persons, poses, sigmas=SIGMAS, params=params)
 
 
 @pytest.mark.parametrize('seed', range(4))
 def test_all_values_are_those_of_pycocotools(seed):
     persons, poses = people(np.random.default_rng(seed))
     found, expected = compare(persons, poses), reference(persons, poses, 12)
-    for name, values in vars(found).items():
+    for name, values in found.items():
         np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-12)
-    assert len(np.unique(found.precision)) > 5
+    assert len(np.unique(found['precision'])) > 5
 
 
 def test_only_what_is_asked_for_counts():
     persons, poses = people(np.random.default_rng(0))
     some = compare(persons, poses, images=5)
     first = [[e for e in entries if e['image_id'] < 5] for entries in (persons, poses)]
-    np.testing.assert_array_equal(some.precision, compare(*first).precision)
-    assert compare(persons, poses, categories=[1]).recall.shape == (10, 1, 3, 1)
-    assert (compare(persons, [], thresholds=[0.5]).recall <= 0).all()
-    assert (compare([], poses).precision == -1).all()
+    np.testing.assert_array_equal(some['precision'], compare(*first)['precision'])
+    assert compare(persons, poses, catIds=[1])['recall'].shape == (10, 1, 3, 1)
+    assert (compare(persons, [], iouThrs=[0.5])['recall'] <= 0).all()
+    assert (compare([], poses)['precision'] == -1).all()
 
 
 def test_what_is_not_finite_is_of_no_use():
     persons, poses = people(np.random.default_rng(0))
-    good = compare(persons, poses).precision
+    good = compare(persons, poses)['precision']
     lost = [pose | {'keypoints': [math.nan] * 9, 'score': math.nan} for pose in poses]
-    assert compare(persons, lost).recall.max() == 0
+    assert compare(persons, lost)['recall'].max() == 0
     # Ranked last, they take nothing away from good ones.
-    np.testing.assert_array_equal(compare(persons, poses + lost).precision, good)
+    np.testing.assert_array_equal(compare(persons, poses + lost)['precision'], good)
 
 
 def test_another_number_of_keypoints_is_refused():

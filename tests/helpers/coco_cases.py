@@ -15,6 +15,8 @@ from random import Random
 import numpy as np
 
 TABLE = Path(__file__).parents[1] / 'compat' / 'xtcocotools.json'
+# Annotations of the quickstart's data, and what its model makes of the pictures.
+TRAINED = TABLE.with_name('trained_poses.json')
 BODY = {'keypoints': 17}
 WHOLE = {
     'keypoints': 17,
@@ -30,6 +32,7 @@ _MODES = [
 ]
 # Options of the people, then those of the metric.
 CASES = {
+    'a trained model': (None, {}),
     'COCO': (dict(images=60), {}),
     'boxes of annotations': (dict(images=30, boxes=False), {}),
     'annotations of the data set': (dict(images=20), dict(ann_file=None)),
@@ -187,13 +190,33 @@ class People:
         }
 
 
+class TrainedPoses(People):
+    """People of the quickstart, and the poses that its model finds."""
+
+    def __init__(self):
+        vars(self).update(json.loads(TRAINED.read_text(encoding='utf-8')))
+        self.fields, self.count, self.sigmas = BODY, 17, np.array(self.sigmas)
+        for id, pose in enumerate(self.results):
+            points = np.array(pose['keypoints'], np.float32).reshape(1, 17, 3)
+            box = np.array([pose['bbox']], np.float32)
+            pose.update(
+                id=id,
+                img_id=pose['image_id'],
+                keypoints=points[..., :2],
+                keypoint_scores=points[..., 2],
+                bbox_scores=np.array([pose['score']], np.float32),
+                bbox=box,
+                areas=box[:, 2] * box[:, 3] * np.float32(1.5625),
+            )
+
+
 def numbers(name: str, folder: Path) -> dict[str, list[float]]:
     """Evaluate a case; return the metric's numbers, and those of each part."""
     from mmpose.evaluation.metrics import CocoMetric, CocoWholeBodyMetric
     from xtcocotools.cocoeval import COCOeval
 
     options, settings = CASES[name]
-    people = People(**options)
+    people = TrainedPoses() if options is None else People(**options)
     truth = folder / 'truth.json'
     names = ('images', 'annotations', 'categories')
     content = {key: getattr(people, key) for key in names}

@@ -22,7 +22,6 @@ from sapiens_plugin.errors import UnreadableImage
 from .check import jpeg_has_end
 
 LARGEST_FILE = 1 << 30  # bytes; twice what the largest picture takes unpacked
-LARGEST_SIDE = 32_766  # px; OpenCV crops nothing longer
 # No parsers of rarer kinds for files from anywhere.
 _PARSERS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF')
 FORMATS = (*_PARSERS, 'MPO')  # a JPEG with several pictures
@@ -127,11 +126,6 @@ def decode(
 def _why_refused(image: Image.Image, data: bytes) -> str:
     """What keeps an image from being decoded; '' for nothing."""
     width, height = image.size
-    if max(image.size) > LARGEST_SIDE:
-        return (
-            f'{width:,} x {height:,} px are more than {LARGEST_SIDE:,} px on a side, '
-            'which OpenCV cannot crop'
-        )
     if image.format in _JPEG:
         # Each 8 x 8 px take a bit at least. A few bytes could ask for much memory.
         if 64 * 8 * len(data) < width * height:

@@ -10,7 +10,6 @@ from PIL import Image, ImageOps
 
 from sapiens_plugin.core.images.check import jpeg_has_end
 from sapiens_plugin.core.images.decode import (
-    LARGEST_SIDE,
     decode,
     read_file,
 )
@@ -162,21 +161,16 @@ def test_pictures_that_were_labelled_unturned_stay_so(file_format, orientation):
     assert difference(picture, photograph()) < 2
 
 
-def test_wide_pictures_are_read_and_wider_ones_are_not():
-    for width, height in [(30_000, 40), (40, LARGEST_SIDE)]:
-        picture = np.full((height, width, 3), 90, np.uint8)
-        data = cv2.imencode('.jpg', picture)[1].tobytes()
-        assert np.array_equal(decode(data, 'a'), picture)
-        # This is what the bound is for.
-        matrix = np.float32([[1, 0, 20 - width], [0, 1, 20 - height]])
-        assert cv2.warpAffine(picture, matrix, (20, 20)).all()
-    picture = np.zeros((8, LARGEST_SIDE + 1, 3), np.uint8)
-    with pytest.raises(cv2.error):
-        cv2.warpAffine(picture, np.eye(2, 3), (20, 20))
+@pytest.mark.parametrize('size', [(100_000, 40), (40, 100_000)])
+def test_long_pictures_are_read_and_can_be_cropped(size):
+    width, height = size
+    picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     data = cv2.imencode('.png', picture)[1].tobytes()
-    assert refusal(data) == (
-        '32,767 x 8 px are more than 32,766 px on a side, which OpenCV cannot crop'
-    )
+    assert np.array_equal(decode(data, 'a'), picture)
+    # Until OpenCV 4 nothing longer than 32,766 px could be.
+    matrix = np.float32([[1, 0, 20 - width], [0, 1, 20 - height]])
+    end = cv2.warpAffine(picture, matrix, (20, 20))
+    assert np.array_equal(end, picture[-20:, -20:])
 
 
 def test_absurd_sizes_take_no_memory(monkeypatch):
@@ -248,12 +242,12 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
     for path, reason in [
         (tmp_path / 'absent.jpg', 'it is missing'),
         (tmp_path, 'it is not a file'),
-        (f'{tmp_path}/a\0.jpg', 'embedded null byte'),
+        (f'{tmp_path}/a\0.jpg', 'embedded null'),
         (tmp_path / ('a' * 5000), 'File name too long'),
     ]:
         with pytest.raises(UnreadableImage) as error:
             read_file(path)
-        assert error.value.reason == reason
+        assert reason in error.value.reason
     huge = tmp_path / 'huge.jpg'
     with huge.open('wb') as file:
         file.truncate((1 << 30) + 1)  # a hole: it takes no room

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 # As in sapiens_plugin.launch, and before torch is loaded.
@@ -22,6 +23,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 REPO = Path(__file__).parents[1]
 # Material that cannot be shipped with the project lies beside a checkout, if anywhere.
 SHARED = REPO.parent / 'shared' / 'data'
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One worker more than there are cores: many tests wait for child processes."""
+    return (psutil.cpu_count(logical=False) or 1) + 1
 
 
 @pytest.fixture

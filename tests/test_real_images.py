@@ -59,6 +59,7 @@ def pycocotools_ap(annotations, results) -> float:
     return evaluation.stats[0]
 
 
+@pytest.mark.slow  # 400 steps and two tests: a minute of two cores
 def test_a_small_model_fits_real_photographs(coco_mini, repo, tmp_path):
     config = tmp_path / 'real.py'
     base = (repo / 'configs' / 'sapiens_tiny_demo.py').as_posix()

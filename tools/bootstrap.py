@@ -195,7 +195,11 @@ def find_python(wanted: tuple = PYTHONS):
     Raises:
         BootstrapError: There is none; the message ends with the command that gets one.
     """
-    found = [python for python in map(_ask, _candidates(wanted)) if python]
+    found = []
+    for python in filter(None, map(_ask, _candidates(wanted))):
+        found.append(python)
+        if python.version == wanted[0] and python.makes_environments:
+            break  # none is better
     known = [python for python in found if python.version in wanted]
     usable = [python for python in known if python.makes_environments]
     if usable:  # of equals the first

@@ -55,7 +55,7 @@ def check_annotation_files() -> None:
         whichever class reads them.
     """
     for name, module in list(sys.modules.items()):
-        if name.startswith('mmpose.datasets.') and vars(module).get('COCO') is COCO:
+        if name.startswith('mmpose.datasets.') and 'COCO' in vars(module):
             module.COCO = CheckedCoco
     dataset = BaseCocoStyleDataset
     for reader in (dataset, CocoWholeBodyDataset):

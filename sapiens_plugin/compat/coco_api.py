@@ -1,7 +1,6 @@
 """A stand-in for xtcocotools, from which MMPose imports COCO's interface."""
 
 import copy
-import importlib.machinery
 import importlib.util
 import json
 import os
@@ -10,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pycocotools.coco
@@ -20,6 +18,8 @@ from pycocotools.cocoeval import Params
 from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
 from sapiens_plugin.core.coco.precision_recall import AREA_OF_BOX, precision_recall
 from sapiens_plugin.errors import InputError
+
+from .imports import make_module
 
 ORIGINAL = 'SAPIENS_XTCOCOTOOLS'
 """The environment variable that, set to 1, takes the installed xtcocotools."""
@@ -39,13 +39,20 @@ _CROWDING = {'easy': (-np.inf, 0.2), 'medium': (0.2, 0.8), 'hard': (0.8, np.inf)
 
 
 def takes_original() -> bool:
-    """Whether the user wants xtcocotools itself, for comparison."""
-    return os.environ.get(ORIGINAL) == '1'
+    """Whether the user wants xtcocotools itself, for comparison.
+
+    Raises:
+        InputError: The variable is neither 0 nor 1.
+    """
+    value = os.environ.get(ORIGINAL) or '0'
+    if value not in ('0', '1'):
+        raise InputError(f'{ORIGINAL}={value} is neither 0 nor 1.')
+    return value == '1'
 
 
 @cache
 def stand_in_for_xtcocotools() -> None:
-    """Let MMPose import xtcocotools, which is not there.
+    """Let MMPose import xtcocotools, whether or not it is there.
 
     Symptom:
         ``import mmpose``: No module named 'xtcocotools'.
@@ -69,11 +76,11 @@ def stand_in_for_xtcocotools() -> None:
             )
         return
     modules = {
-        'coco': _module('xtcocotools.coco', COCO=COCO),
-        'cocoeval': _module('xtcocotools.cocoeval', COCOeval=COCOeval, Params=Params),
+        'coco': make_module('xtcocotools.coco', COCO=COCO),
+        'cocoeval': make_module('xtcocotools.cocoeval', COCOeval=COCOeval),
         'mask': pycocotools.mask,
     }
-    sys.modules['xtcocotools'] = _module('xtcocotools', __path__=[], **modules)
+    sys.modules['xtcocotools'] = make_module('xtcocotools', __path__=[], **modules)
     sys.modules |= {f'xtcocotools.{name}': module for name, module in modules.items()}
 
 
@@ -85,10 +92,12 @@ class COCO(pycocotools.coco.COCO):
         ann_data: Its content, if that has been read already.
 
     Attributes:
-        anno_file: The file, and that of the results that were loaded first.
+        anno_file: A list with the file.
+        fresh: A file of results that has just been written, and its content, for
+            ``loadRes`` not to read it; None most of the time.
 
     Raises:
-        InputError: The file is no JSON in UTF-8.
+        InputError: The file is no JSON in UTF-8, or no object.
     """
 
     def __init__(
@@ -98,16 +107,18 @@ class COCO(pycocotools.coco.COCO):
     ):
         super().__init__()
         self.anno_file = [annotation_file]
-        self._written: dict[str, list[dict]] = {}
+        self.fresh: tuple[str, list[dict]] | None = None
         if annotation_file is not None or ann_data is not None:
             self.dataset = load_json(annotation_file) if ann_data is None else ann_data
+            if not isinstance(self.dataset, dict):
+                raise InputError(
+                    f'{annotation_file} is a JSON {type(self.dataset).__name__}, not '
+                    'an annotation file: those are objects with "images", '
+                    '"annotations" and "categories".'
+                )
             for annotation in self.dataset.get('annotations', []):
                 annotation.setdefault('iscrowd', False)
             self.createIndex()
-
-    def written(self, path: str, results: list[dict]) -> None:
-        """Take results that have just been written, to spare reading them."""
-        self._written[path] = results
 
     def loadRes(self, results: str | list[dict]) -> 'COCO':
         """Index results: poses of the file's images.
@@ -118,13 +129,13 @@ class COCO(pycocotools.coco.COCO):
         Raises:
             InputError: They are no results, or those of other images.
         """
-        path, content = results, results
-        if isinstance(path, str):
-            content = self._written.pop(path, None) or load_json(path)
-        if len(self.anno_file) == 1:
-            self.anno_file.append(path)
+        content = results
+        if self.fresh and results == self.fresh[0]:
+            content = self.fresh[1]
+        elif isinstance(results, str):
+            content = load_json(results)
         if not isinstance(content, list):
-            raise InputError(f'{path} is no list of results.')
+            raise InputError(f'{results} is no list of results.')
         strange = {result['image_id'] for result in content} - self.imgs.keys()
         if strange:
             raise InputError(
@@ -155,7 +166,7 @@ class COCOeval:
 
     Attributes:
         params: What is evaluated, all categories by themselves.
-        eval: ``precision``, ``recall`` and ``scores`` once they are accumulated.
+        eval: ``precision`` and ``recall`` once they are accumulated.
         stats: The numbers of the summary, ``(10,)``; for ``'keypoints_crowd'``
             ``(9,)``.
 
@@ -176,6 +187,8 @@ class COCOeval:
                 f'iou_type={iouType!r} is none of {", ".join(_KINDS)}. For boxes and '
                 'masks there is pycocotools.cocoeval.COCOeval.'
             )
+        if not cocoGt.cats:
+            raise InputError(f'{cocoGt.anno_file[0]} has no "categories".')
         self.cocoGt, self.cocoDt = cocoGt, cocoDt
         self.sigmas, self.use_area = sigmas, use_area
         self.params = Params('keypoints')
@@ -229,16 +242,26 @@ class COCOeval:
         Its mean counts the -1 of what has no persons, and it has four digits.
         """
         params = copy.copy(self.params)
-        params.imgIds = sorted(
-            image['id']
-            for image in self.cocoGt.dataset['images']
-            if least <= image['crowdIndex'] < most
-        )
+        try:
+            params.imgIds = [
+                image['id']
+                for image in self.cocoGt.dataset['images']
+                if least <= image['crowdIndex'] < most
+            ]
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f'Images of {self.cocoGt.anno_file[0]} have no "crowdIndex" from 0 to '
+                "1, by which iou_type='keypoints_crowd' tells them apart."
+            ) from error
         if not params.imgIds:
             return -1.0
         return round(float(self._compare(params)['precision'][:, :, :, 0].mean()), 4)
 
     def _compare(self, params: Params) -> dict[str, np.ndarray]:
+        params = copy.copy(params)
+        params.imgIds = sorted(set(params.imgIds))  # some files name an image twice
+        # In the type that they have: the original squares float32 as float32.
+        sigmas = np.sqrt(((np.asarray(self.sigmas) * 2) ** 2).astype(float)) / 2
         fields = _FIELDS.get(params.iouType, ['keypoints'])
         score = f'{params.iouType.removeprefix("keypoints_")}_score'
         persons = (
@@ -248,13 +271,15 @@ class COCOeval:
         poses = (
             result | {'keypoints': points, 'score': result.get(score, result['score'])}
             for result in self._entries(self.cocoDt, params.imgIds)
-            if ((points := _joined(result, fields))[2::3] > 0).any()  # else it is none
+            # Without any score it is no pose.
+            if np.any((points := _joined(result, fields))[2::3] > 0)
         )
-        return precision_recall(persons, poses, sigmas=self.sigmas, params=params)
+        return precision_recall(persons, poses, sigmas=sigmas, params=params)
 
     @staticmethod
     def _entries(coco: COCO, images: Sequence) -> Iterator[dict]:
-        # By their ids: CocoMetric puts converted annotations into "anns" alone.
+        # By their ids, as the original does: of an id that is there twice the last
+        # counts, and CocoMetric(gt_converter=...) changes "anns" alone.
         found = chain.from_iterable(coco.imgToAnns.get(image, ()) for image in images)
         return (coco.anns[entry['id']] for entry in found)
 
@@ -270,10 +295,12 @@ class COCOeval:
             if self.use_area:
                 area = annotation['area']
         except KeyError as error:
+            way_out = (
+                ': use_area=False takes the box.' if error.args == ('area',) else '.'
+            )
             raise InputError(
                 f'Annotation {annotation["id"]} of {self.cocoGt.anno_file[0]} has no '
-                f'{error}, by which {self.params.iouType!r} are evaluated. Where there '
-                'is no "area", use_area=False takes the box.'
+                f'{error}, by which {self.params.iouType!r} are evaluated{way_out}'
             ) from error
         return person | dict(keypoints=keypoints, num_keypoints=labelled, area=area)
 
@@ -286,7 +313,8 @@ def _joined(entry: Mapping, fields: list[str]) -> np.ndarray:
 def _extent(result: Mapping) -> float:
     """Return the area of a pose: of its box, or of what its keypoints span, px²."""
     if len(result.get('bbox', ())):
-        return float(result['bbox'][2] * result['bbox'][3])
+        # In float64, as of the numbers of a file.
+        return float(result['bbox'][2]) * float(result['bbox'][3])
     points = np.asarray(result['keypoints'], dtype=float).reshape(-1, 3)[:, :2]
     return float(np.prod(np.ptp(points, axis=0)))
 
@@ -307,10 +335,3 @@ def load_json(path: str) -> object:
         ) from None
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror or error}.') from None
-
-
-def _module(name: str, **attributes: object) -> ModuleType:
-    module = ModuleType(name)
-    module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
-    vars(module).update(attributes)
-    return module

@@ -75,15 +75,20 @@ def compute_metrics(self: CocoMetric, results: list) -> dict[str, float]:
             logger.info('Converting ground truth to coco format...')
             self.coco = COCO(self.gt_to_coco_json(annotations, prefix))
         if (converter := self.gt_converter) is not None:
-            for id, annotation in self.coco.anns.items():
-                self.coco.anns[id] = coco_metric.transform_ann(
+            for number, annotation in self.coco.anns.items():
+                self.coco.anns[number] = coco_metric.transform_ann(
                     annotation, converter['num_keypoints'], converter['mapping']
                 )
         by_image = self._sort_and_unique_bboxes(_by_image(self, predictions), key='id')
         kept = defaultdict(list)  # PoseTrack18Metric asks for images without poses
         for image, poses in by_image.items():
-            kept[image] = _suppress(self, poses)
-        self.results2json(kept, outfile_prefix=prefix)
+            kept[image] = _best(self, poses)
+        if type(self).results2json is write_results and not self.format_only:
+            # What has just been written need not be read.
+            self.coco.fresh = (_path(prefix), _write(self, kept, prefix))
+            stack.callback(setattr, self.coco, 'fresh', None)
+        else:
+            self.results2json(kept, outfile_prefix=prefix)
         del by_image, kept
         if self.format_only:
             logger.info(f'results are saved in {Path(prefix).parent}')
@@ -93,45 +98,55 @@ def compute_metrics(self: CocoMetric, results: list) -> dict[str, float]:
 
 
 def _by_image(metric: CocoMetric, predictions: Sequence[dict]) -> dict[int, list[dict]]:
-    """Group poses by image, each with its score."""
-    if (converter := metric.pred_converter) is not None:
-        predictions = [
-            coco_metric.transform_pred(
+    """Group poses by image, with the keys that stock gives them."""
+    groups = defaultdict(list)
+    for prediction in predictions:
+        if (converter := metric.pred_converter) is not None:
+            prediction = coco_metric.transform_pred(
                 prediction, converter['num_keypoints'], converter['mapping']
             )
-            for prediction in predictions
-        ]
-    of_keypoints = np.concatenate([p['keypoint_scores'] for p in predictions])
-    keypoints = np.concatenate([p['keypoints'] for p in predictions])
-    if keypoints.shape[1] != metric.dataset_meta['num_keypoints']:
-        raise InputError(
-            f'Poses have {keypoints.shape[1]} keypoints, and the data set that '
-            f'{type(metric).__name__} compares them with has '
-            f'{metric.dataset_meta["num_keypoints"]}. pred_converter and gt_converter '
-            'make them the same.'
-        )
-    keypoints = np.concatenate([keypoints, of_keypoints[..., None]], axis=-1)
-    of_boxes = np.concatenate([p['bbox_scores'] for p in predictions])
-    scores = _scores(metric, of_boxes, of_keypoints)
-    groups, number = defaultdict(list), 0
-    for prediction in predictions:
         areas, boxes = prediction.get('areas'), prediction.get('bbox')
         if areas is None:
             areas = np.ptp(prediction['keypoints'], axis=1).prod(axis=-1)
-        for index, area in enumerate(areas):
+        for index, keypoints in enumerate(prediction['keypoints']):
             pose = {
                 'id': prediction['id'],
                 'img_id': prediction['img_id'],
                 'category_id': prediction['category_id'],
-                'keypoints': keypoints[number],
-                'score': scores[number],
-                'area': area,
+                'keypoints': keypoints,
+                'keypoint_scores': prediction['keypoint_scores'][index],
+                'bbox_score': prediction['bbox_scores'][index],
+                'area': areas[index],
             }
             if boxes is not None:
                 pose['bbox'] = boxes[index]
             groups[prediction['img_id']].append(pose)
-            number += 1
     return groups
+
+
+def _best(metric: CocoMetric, poses: list[dict]) -> list[dict]:
+    """Score the poses of an image; return those that are not suppressed."""
+    keypoints = np.array([pose['keypoints'] for pose in poses])
+    of_keypoints = np.array([pose['keypoint_scores'] for pose in poses])
+    of_boxes = np.array([pose['bbox_score'] for pose in poses])
+    count, known = keypoints.shape[1], metric.dataset_meta['num_keypoints']
+    if count != known:
+        raise InputError(
+            f'Poses have {count} keypoints, and the data set that '
+            f'{type(metric).__name__} compares them with has {known}. pred_converter '
+            'and gt_converter make them the same.'
+        )
+    joined = np.concatenate([keypoints, of_keypoints[..., None]], axis=-1)
+    scores = _scores(metric, of_boxes, of_keypoints)
+    for pose, points, score in zip(poses, joined, scores, strict=True):
+        pose.update(keypoints=points, score=score)
+    if metric.nms_mode == 'none':
+        return poses
+    areas = np.array([pose['area'] for pose in poses])
+    sigmas = np.asarray(metric.dataset_meta['sigmas'])
+    similar = suppression.similarity(keypoints, areas, sigmas)
+    suppress = suppression.hard if metric.nms_mode == 'oks_nms' else suppression.soft
+    return [poses[index] for index in suppress(similar, scores, metric.nms_thr)]
 
 
 def _scores(
@@ -155,19 +170,6 @@ def _scores(
     return of_boxes * (total / np.maximum(counts.sum(axis=1), 1))
 
 
-def _suppress(metric: CocoMetric, poses: list[dict]) -> list[dict]:
-    if metric.nms_mode == 'none':
-        return poses
-    similar = suppression.similarity(
-        np.array([pose['keypoints'] for pose in poses]),
-        np.array([pose['area'] for pose in poses]),
-        np.asarray(metric.dataset_meta['sigmas']),
-    )
-    suppress = suppression.hard if metric.nms_mode == 'oks_nms' else suppression.soft
-    scores = np.array([pose['score'] for pose in poses])
-    return [poses[index] for index in suppress(similar, scores, metric.nms_thr)]
-
-
 def write_results(
     self: CocoMetric, keypoints: dict[int, list[dict]], outfile_prefix: str
 ) -> None:
@@ -178,30 +180,39 @@ def write_results(
         keypoints: Poses by image.
         outfile_prefix: Where ``.keypoints.json`` is written, whole or not at all.
     """
-    wholebody = isinstance(self, CocoWholeBodyMetric)
-    fields = {'keypoints': self.dataset_meta['num_keypoints']}
+    _write(self, keypoints, outfile_prefix)
+
+
+def _path(prefix: str) -> str:
+    return f'{prefix}.keypoints.json'
+
+
+def _write(metric: CocoMetric, by_image: dict[int, list[dict]], prefix: str) -> list:
+    """Write poses; return them as the file holds them, but in arrays."""
+    wholebody = isinstance(metric, CocoWholeBodyMetric)
+    fields = {'keypoints': metric.dataset_meta['num_keypoints']}
     if wholebody:
         fields = WHOLEBODY_FIELDS
     ends = [0, *(3 * np.cumsum(list(fields.values()))).tolist()]
     spans = dict(zip(fields, starmap(slice, pairwise(ends)), strict=True))
-    path = Path(f'{outfile_prefix}.keypoints.json')
+    path = Path(_path(prefix))
     path.parent.mkdir(parents=True, exist_ok=True)
     results = []
     with whole_file(path) as file:
-        for pose in chain.from_iterable(keypoints.values()):
-            numbers = pose['keypoints'].ravel()
+        for pose in chain.from_iterable(by_image.values()):
+            numbers = np.asarray(pose['keypoints']).ravel()
             result = {name: numbers[span] for name, span in spans.items()}
             result['image_id'] = pose['img_id']
-            result['category_id'] = 1 if wholebody else int(pose['category_id'])
+            category = 1 if wholebody else np.asarray(pose['category_id']).item()
+            result['category_id'] = category
             result['score'] = float(pose['score'])
             if 'bbox' in pose and not wholebody:
-                result['bbox'] = pose['bbox']
+                result['bbox'] = np.asarray(pose['bbox'])
             file.write(b',' if results else b'[')
             file.write(_json(result))
             results.append(result)
         file.write(b']' if results else b'[]')
-    if isinstance(self.coco, COCO) and not self.format_only:
-        self.coco.written(str(path), results)
+    return results
 
 
 def _json(result: dict) -> bytes:

@@ -1,6 +1,5 @@
 """Drawing: keypoints on pictures."""
 
-from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any
 
@@ -23,12 +22,7 @@ def draw_circles_of_one_radius() -> None:
     Cure:
         It becomes that number.
     """
-    draw = OpencvBackendVisualizer.draw_circles
-    OpencvBackendVisualizer.draw_circles = with_number(draw)
-
-
-def with_number(draw_circles: Callable) -> Callable:
-    """Draw with a radius that is a number where it was an array with one."""
+    draw_circles = OpencvBackendVisualizer.draw_circles
 
     @wraps(draw_circles)
     def draw(self: OpencvBackendVisualizer, center: Any, radius: Any, **options) -> Any:
@@ -36,4 +30,4 @@ def with_number(draw_circles: Callable) -> Callable:
             radius = np.asarray(radius).item()
         return draw_circles(self, center, radius, **options)
 
-    return draw
+    OpencvBackendVisualizer.draw_circles = draw

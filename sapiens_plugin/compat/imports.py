@@ -126,7 +126,7 @@ def stand_in_for_mmcv_ops() -> None:
         nothing.
     """
     if importlib.util.find_spec('mmcv._ext') is None:
-        sys.modules['mmcv._ext'] = _module('mmcv._ext', __getattr__=_missing_op)
+        sys.modules['mmcv._ext'] = make_module('mmcv._ext', __getattr__=_missing_op)
 
 
 def _missing_op(name: str) -> Callable:
@@ -184,9 +184,9 @@ def _import_visualization_without_torchvision() -> None:
                 'Drawing SimCC heat maps needs torchvision, which is not installed.'
             )
 
-    transforms = _module('torchvision.transforms', ToPILImage=ToPILImage)
+    transforms = make_module('torchvision.transforms', ToPILImage=ToPILImage)
     stand_ins = {
-        'torchvision': _module('torchvision', __path__=[], transforms=transforms),
+        'torchvision': make_module('torchvision', __path__=[], transforms=transforms),
         'torchvision.transforms': transforms,
     }
     sys.modules.update(stand_ins)
@@ -197,7 +197,8 @@ def _import_visualization_without_torchvision() -> None:
             del sys.modules[name]
 
 
-def _module(name: str, **attributes: Any) -> types.ModuleType:
+def make_module(name: str, **attributes: Any) -> types.ModuleType:
+    """Return a module of such a name and content that nobody has to find."""
     module = types.ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
     vars(module).update(attributes)

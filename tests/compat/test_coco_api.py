@@ -76,7 +76,7 @@ def test_no_pose_is_found_nowhere():
 def test_what_an_annotation_lacks_is_named(field):
     content = truth()
     del content['annotations'][0][field]
-    with pytest.raises(InputError, match=f"Annotation 7 of .* has no '{field}'.*box"):
+    with pytest.raises(InputError, match=f"Annotation 7 of .* has no '{field}', by"):
         evaluated(content, [pose()])
     if field == 'area':
         assert evaluated(content, [pose()], use_area=False).stats[0] > 0.9
@@ -123,7 +123,7 @@ def test_files_are_read_as_utf8(tmp_path):
     assert coco.anns[7]['iscrowd'] == 0
     (result,) = coco.loadRes(str(found)).anns.values()
     assert (result['id'], result['area']) == (1, 400)
-    assert coco.anno_file == [str(path), str(found)]
+    assert coco.anno_file == [str(path)]
     path.write_bytes('{"ä": 1}'.encode('latin-1'))
     with pytest.raises(InputError, match='is not JSON in UTF-8'):
         COCO(str(path))
@@ -131,10 +131,67 @@ def test_files_are_read_as_utf8(tmp_path):
 
 def test_what_was_just_written_is_not_read_again(tmp_path):
     coco, path = COCO(ann_data=truth()), str(tmp_path / 'never written.json')
-    coco.written(path, [pose(keypoints=np.array([10, 10, 1, 30, 30, 1], np.float32))])
+    found = pose(keypoints=np.array([10, 10, 1, 30, 30, 1], np.float32))
+    coco.fresh = (path, [found])
     assert coco.loadRes(path).anns[1]['area'] == 400
     with pytest.raises(InputError, match='cannot be read'):
-        coco.loadRes(path)
+        coco.loadRes(f'{path}x')
+
+
+def test_the_area_of_a_box_is_that_of_its_numbers_in_a_file():
+    sides = np.array([0, 0, 95.99999, 96.00001], np.float32)
+    (found,) = COCO(ann_data=truth()).loadRes([pose(bbox=sides)]).anns.values()
+    assert found['area'] == float(sides[2]) * float(sides[3])
+    assert found['area'] != float(sides[2] * sides[3])
+
+
+def test_parts_may_have_scores_of_their_own():
+    content = truth(foot_kpts=[10, 10, 2, 30, 30, 2])
+    right = dict(foot_kpts=[10, 10, 1, 30, 30, 1], score=0.1)
+    wrong = dict(foot_kpts=[90, 90, 1, 99, 99, 1], score=0.9)
+    found = [pose(**right), pose(**wrong)]
+    assert evaluated(content, found, 'keypoints_foot').stats[0] == pytest.approx(0.5)
+    found[0]['foot_score'] = 1
+    assert evaluated(content, found, 'keypoints_foot').stats[0] == pytest.approx(1)
+
+
+def test_the_greatest_number_of_poses_is_the_last():
+    coco = COCO(ann_data=truth())
+    found = coco.loadRes([pose(), pose(score=2, keypoints=[0, 0, 1, 0, 0, 1])])
+    evaluation = COCOeval(coco, found, 'keypoints', SIGMAS)
+    evaluation.params.maxDets = [20, 1]
+    evaluation.accumulate()
+    assert [evaluation.eval['recall'][0, 0, 0, m] for m in range(2)] == [0, 1]
+
+
+def test_images_that_a_file_has_twice_count_once():
+    content = truth(num_keypoints=2)
+    content['images'] = [{'id': name, 'crowdIndex': 0.5} for name in 'aba']
+    found = [pose(), pose(score=2, keypoints=[0, 0, 1, 0, 0, 1])]
+    evaluation = evaluated(content, found, 'keypoints_crowd')
+    assert evaluation.stats[[0, 7]] == pytest.approx([0.5, 0.5], abs=1e-3)
+    evaluation.params.imgIds = ['a', 'b', 'a']
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(0.5)
+    del content['images'][0]['crowdIndex']
+    with pytest.raises(InputError, match='no "crowdIndex" from 0 to 1'):
+        evaluated(content, [pose()], 'keypoints_crowd')
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        ([], 'is a JSON list, not an annotation file'),
+        ({'images': []}, 'has no "categories"'),
+    ],
+)
+def test_other_files_are_no_annotations(content, reason, tmp_path):
+    path = tmp_path / 'file.json'
+    path.write_text(json.dumps(content), encoding='utf-8')
+    with pytest.raises(InputError, match=rf'file\.json {reason}'):
+        coco = COCO(str(path))
+        COCOeval(coco, coco.loadRes([]), 'keypoints', SIGMAS)
 
 
 _WHICH = """
@@ -171,6 +228,9 @@ def test_the_original_can_be_taken(tmp_path, monkeypatch):
 
 
 def test_the_original_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setenv(coco_api.ORIGINAL, 'yes')
+    with pytest.raises(InputError, match=r'=yes is neither 0 nor 1\.'):
+        coco_api.takes_original()
     monkeypatch.setenv(coco_api.ORIGINAL, '1')
     monkeypatch.setattr(coco_api.importlib.util, 'find_spec', lambda _: None)
     with pytest.raises(InputError, match=r'not installed\. Build it.* or unset'):

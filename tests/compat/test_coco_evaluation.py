@@ -2,15 +2,14 @@
 
 import json
 import math
+from pathlib import Path
 
 import coco_cases
 import numpy as np
 import pytest
-from mmpose.evaluation.functional import oks_nms, soft_oks_nms
 from mmpose.evaluation.metrics import CocoMetric
 
 from sapiens_plugin.compat.coco_evaluation import _scores
-from sapiens_plugin.core.coco import suppression
 from sapiens_plugin.errors import InputError
 
 TABLE = json.loads(coco_cases.TABLE.read_text(encoding='utf-8'))
@@ -98,29 +97,75 @@ def test_results_are_written_and_not_evaluated(metric, tmp_path):
     assert json.loads((tmp_path / 'found.keypoints.json').read_text('utf-8'))
 
 
-@pytest.mark.parametrize('soft', [False, True])
-def test_suppression_is_that_of_mmpose(soft):
-    random = np.random.default_rng(0)
-    kept = set()
-    for count in (1, 2, 15):
-        center = random.uniform(0, 200, (3, 17, 2))[random.integers(0, 3, count)]
-        points = center + random.normal(size=(count, 17, 2)) * 4
-        keypoints = np.concatenate([points, np.ones((count, 17, 1))], -1)
-        keypoints = keypoints.astype(np.float32)
-        areas = random.uniform(1e3, 1e4, count).astype(np.float32)
-        scores = random.random(count)
-        sigmas = np.linspace(0.025, 0.1, 17)
-        poses = [
-            dict(keypoints=k, area=a, score=s)
-            for k, a, s in zip(keypoints, areas, scores, strict=True)
-        ]
-        stock = (soft_oks_nms if soft else oks_nms)(poses, 0.5, sigmas=sigmas)
-        ours = (suppression.soft if soft else suppression.hard)(
-            suppression.similarity(keypoints, areas, sigmas), scores, 0.5
-        )
-        assert ours == stock.tolist()
-        kept.add(len(ours))
-    assert len(kept) == 3
+def test_results_come_into_folders_that_are_not_there(metric, tmp_path):
+    metric, people = metric
+    metric.outfile_prefix = f'{tmp_path}//new/./poses'
+    first = metric.compute_metrics(pairs(people))
+    assert json.loads((tmp_path / 'new' / 'poses.keypoints.json').read_text('utf-8'))
+    assert metric.coco.fresh is None  # nothing stays in memory
+    # Read back from the file they give the same numbers.
+    assert dict(metric._do_python_keypoint_eval(metric.outfile_prefix)) == first
+
+
+def test_a_file_that_could_not_be_written_leaves_the_one_before(metric, tmp_path):
+    metric, people = metric
+    metric.compute_metrics(pairs(people))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert 'found.keypoints.json' in before
+    results = pairs(people)
+    results[0][0]['category_id'] = object()
+    with pytest.raises(TypeError):
+        metric.compute_metrics(results)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class Edited(CocoMetric):
+    """As others write metrics: with stock's keys, around stock's methods."""
+
+    def _sort_and_unique_bboxes(self, kpts, key='id'):
+        in_order = super()._sort_and_unique_bboxes(kpts, key)
+        for pose in (pose for poses in in_order.values() for pose in poses):
+            assert pose['keypoints'].shape == (17, 2)
+            pose['bbox_score'] = pose['bbox_score'] * pose['keypoint_scores'].mean()
+        return in_order
+
+    def results2json(self, keypoints, outfile_prefix):
+        assert keypoints['no such image'] == []  # as PoseTrack18Metric asks
+        for pose in (pose for poses in keypoints.values() for pose in poses):
+            pose['keypoints'] = pose['keypoints'].tolist()
+        super().results2json(keypoints, outfile_prefix)
+        path = Path(f'{outfile_prefix}.keypoints.json')
+        written = json.loads(path.read_text('utf-8'))
+        self.scores = [found['score'] for found in written]
+        for found in written:
+            found['keypoints'][0::3] = [0] * 17
+        path.write_text(json.dumps(written), encoding='utf-8')
+
+
+def test_metrics_of_others_are_obeyed(metric):
+    metric, people = metric
+    plain = metric.compute_metrics(pairs(people))
+    edited = Edited(score_mode='bbox', nms_mode='none')
+    edited.dataset_meta = metric.dataset_meta
+    assert edited.compute_metrics(pairs(people))['AP'] < 0.01 < plain['AP']
+    products = {
+        float(pose['bbox_scores'][0] * pose['keypoint_scores'][0].mean())
+        for pose in people.results
+    }
+    assert {*edited.scores} == products
+
+
+def test_models_of_other_keypoints_are_converted(metric):
+    metric, people = metric
+    plain = metric.compute_metrics(pairs(people))
+    order = [*range(5, 17), *range(5)]
+    results = pairs(people)
+    for pose, _ in results:
+        for name in ('keypoints', 'keypoint_scores'):
+            pose[name] = pose[name][:, order]
+    assert metric.compute_metrics(results)['AP'] < plain['AP'] / 2
+    metric.pred_converter = dict(num_keypoints=17, mapping=list(enumerate(order)))
+    assert metric.compute_metrics(results) == pytest.approx(plain)
 
 
 def test_scores_are_sums_in_float64(metric):

@@ -95,7 +95,8 @@ class People:
         self._unlabelled = unlabelled
         self.fields, self._areas, self._boxes = fields, areas, boxes
         self.count = sum(fields.values())
-        self.sigmas = np.array([0.03 + 0.001 * (i % 50) for i in range(self.count)])
+        sigmas = [0.03 + 0.001 * (i % 50) for i in range(self.count)]
+        self.sigmas = np.array(sigmas, np.float32)  # as metainfo has them
         self.images, self.annotations, self.results = [], [], []
         self.categories = [{'id': i + 1, 'name': f'{i}'} for i in range(categories)]
         for number in range(images):
@@ -195,7 +196,8 @@ class TrainedPoses(People):
 
     def __init__(self):
         vars(self).update(json.loads(TRAINED.read_text(encoding='utf-8')))
-        self.fields, self.count, self.sigmas = BODY, 17, np.array(self.sigmas)
+        self.fields, self.count = BODY, 17
+        self.sigmas = np.array(self.sigmas, np.float32)
         for id, pose in enumerate(self.results):
             points = np.array(pose['keypoints'], np.float32).reshape(1, 17, 3)
             box = np.array([pose['bbox']], np.float32)

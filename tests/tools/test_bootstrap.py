@@ -549,7 +549,7 @@ def test_each_python_on_the_path_is_asked_once(bootstrap, monkeypatch, tmp_path)
     )
     monkeypatch.setenv('PATH', folders)
     assert bootstrap.find_python().path == '/real'
-    assert calls.read_text('utf-8').split() == ['this', 'shim', 'real', 'uv']
+    assert calls.read_text('utf-8').split() == ['this', 'shim', 'real']
     assert bootstrap.find_python(('3.12',)).path == '/of_uv'
 
 

@@ -39,16 +39,16 @@ def precision_recall(
             an image.
 
     Returns:
-        ``precision`` and the ``scores`` at which it is reached, ``(T, R, C, A, M)``: by
-        threshold of OKS, recall, category, area, and number of poses an image; and
-        ``recall``, ``(T, C, A, M)``. They are -1 where there is no person to find.
+        ``precision``, ``(T, R, C, A, M)``: by threshold of OKS, recall, category, area,
+        and number of poses an image; and ``recall``, ``(T, C, A, M)``. They are -1
+        where there is no person to find.
 
     Raises:
         InputError: A person or a pose has another number of keypoints than there are
             sigmas.
     """
-    of_image = {id: number for number, id in enumerate(params.imgIds)}
-    of_category = {id: number for number, id in enumerate(params.catIds)}
+    of_image = {image: number for number, image in enumerate(params.imgIds)}
+    of_category = {name: number for number, name in enumerate(params.catIds)}
 
     def numbered(entries: Iterable[Mapping], copy: Callable) -> list[dict]:
         kept = []
@@ -66,8 +66,8 @@ def precision_recall(
             {
                 'images': [{'id': number} for number in of_image.values()],
                 'categories': [
-                    {'id': number, 'name': str(id)}
-                    for id, number in of_category.items()
+                    {'id': number, 'name': str(name)}
+                    for name, number in of_category.items()
                 ],
                 'annotations': annotations,
             }
@@ -83,11 +83,10 @@ def precision_recall(
     settings.iou_thrs = list(map(float, params.iouThrs))
     settings.rec_thrs = list(map(float, params.recThrs))
     settings.area_rng = [list(map(float, limits)) for limits in params.areaRng]
-    settings.area_rng_lbl = list(map(str, params.areaRngLbl))
     settings.max_dets = sorted(map(int, params.maxDets))
     evaluation.evaluate()
     evaluation.accumulate()
-    return {name: evaluation.eval[name] for name in ('precision', 'recall', 'scores')}
+    return {name: evaluation.eval[name] for name in ('precision', 'recall')}
 
 
 def _check(entry: Mapping, count: int) -> None:

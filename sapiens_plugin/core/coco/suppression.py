@@ -15,12 +15,14 @@ def similarity(
 
     Returns:
         ``(N, N)`` float32. As in MMPose's ``oks_iou`` the area of a pair is their mean,
-        all keypoints count, and operations are in its order, so as to give its bits.
+        all keypoints count, and operations have its order and, whatever the version of
+        NumPy, the types that they have with NumPy 1.
     """
     area = (areas[:, None] + areas) / 2 + np.spacing(1)
     x, y = (np.ascontiguousarray(keypoints[..., axis]) for axis in (0, 1))
     squared = (x[:, None] - x) ** 2 + (y[:, None] - y) ** 2
-    distance = squared / (sigmas * 2) ** 2 / area[..., None] / 2
+    distance = squared / (sigmas * 2) ** 2
+    distance = distance / area[..., None].astype(distance.dtype) / 2
     return (np.exp(-distance).sum(axis=-1) / len(sigmas)).astype(np.float32)
 
 

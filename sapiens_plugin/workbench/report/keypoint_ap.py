@@ -201,7 +201,6 @@ class Evaluation:
         params.imgIds = sorted(image['id'] for image in dataset['images'])
         params.catIds = sorted(category['id'] for category in dataset['categories'])
         params.areaRng = [[low**2, high**2] for low, high in sizes]
-        params.areaRngLbl = sizes
         found = (
             {
                 'image_id': result['image_id'],

@@ -213,7 +213,8 @@ def find_python(wanted: tuple = PYTHONS):
 
 
 def _any_of(versions: tuple) -> str:
-    return ' or '.join(versions[::-1])
+    *others, last = versions[::-1]
+    return ' or '.join(filter(None, [', '.join(others), last]))
 
 
 def _candidates(wanted: tuple):

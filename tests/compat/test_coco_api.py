@@ -87,6 +87,24 @@ def test_another_number_of_keypoints_is_refused():
         evaluated(truth(), [pose(keypoints=[1, 1, 1])])
 
 
+def test_sigmas_have_the_type_that_they_come_in(monkeypatch):
+    """A pose on a threshold may depend on it: metainfo has float32."""
+    taken = []
+    monkeypatch.setattr(
+        coco_api,
+        'precision_recall',
+        lambda *_, sigmas, **__: taken.append(sigmas) or {'precision': np.zeros(0)},
+    )
+    sigmas = np.array([0.026, 0.107], np.float32)
+    coco = COCO(ann_data=truth())
+    COCOeval(coco, coco.loadRes([]), 'keypoints', sigmas).accumulate()
+    rounded = ((sigmas * 2) ** 2).astype(float)
+    assert ((taken[0] * 2) ** 2).tolist() == pytest.approx(rounded, rel=1e-15)
+    assert ((sigmas.astype(float) * 2) ** 2).tolist() != pytest.approx(
+        rounded, rel=1e-10
+    )
+
+
 def test_boxes_are_not_evaluated():
     with pytest.raises(InputError, match=r"'bbox' is none of keypoints, .*pycocotools"):
         evaluated(truth(), [pose()], 'bbox')
@@ -167,13 +185,13 @@ def test_the_greatest_number_of_poses_is_the_last():
 def test_images_that_a_file_has_twice_count_once():
     content = truth(num_keypoints=2)
     content['images'] = [{'id': name, 'crowdIndex': 0.5} for name in 'aba']
-    found = [pose(), pose(score=2, keypoints=[0, 0, 1, 0, 0, 1])]
-    evaluation = evaluated(content, found, 'keypoints_crowd')
-    assert evaluation.stats[[0, 7]] == pytest.approx([0.5, 0.5], abs=1e-3)
+    coco = COCO(ann_data=content)
+    evaluation = COCOeval(coco, coco.loadRes([pose()]), 'keypoints_crowd', SIGMAS)
     evaluation.params.imgIds = ['a', 'b', 'a']
+    evaluation.params.maxDets = [1]  # nobody would be left for a second person
     evaluation.accumulate()
     evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(0.5)
+    assert evaluation.stats[[0, 3, 7]] == pytest.approx([1, 1, 1])
     del content['images'][0]['crowdIndex']
     with pytest.raises(InputError, match='no "crowdIndex" from 0 to 1'):
         evaluated(content, [pose()], 'keypoints_crowd')

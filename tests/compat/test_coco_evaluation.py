@@ -99,8 +99,9 @@ def test_results_are_written_and_not_evaluated(metric, tmp_path):
 
 def test_results_come_into_folders_that_are_not_there(metric, tmp_path):
     metric, people = metric
-    metric.outfile_prefix = f'{tmp_path}//new/./poses'
     first = metric.compute_metrics(pairs(people))
+    metric.outfile_prefix = f'{tmp_path}//new/./poses'
+    assert metric.compute_metrics(pairs(people)) == first
     assert json.loads((tmp_path / 'new' / 'poses.keypoints.json').read_text('utf-8'))
     assert metric.coco.fresh is None  # nothing stays in memory
     # Read back from the file they give the same numbers.

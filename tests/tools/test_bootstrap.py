@@ -472,7 +472,7 @@ def answer(
 
 
 @pytest.mark.parametrize(
-    ('version', 'wanted'), [('3.10', '3.11 or 3.12 or 3.13'), ('3.14', '3.11')]
+    ('version', 'wanted'), [('3.10', '3.11, 3.12 or 3.13'), ('3.14', '3.11')]
 )
 def test_an_environment_of_another_python_is_left_alone(
     bootstrap, monkeypatch, tmp_path, version, wanted
@@ -623,7 +623,7 @@ def test_what_is_here_is_said_with_the_way_out(
         bootstrap.ready_python()
     assert caught.value.code == 2
     captured = capsys.readouterr()
-    assert 'needs Python 3.11 or 3.12 or 3.13. ' + words in captured.err
+    assert 'needs Python 3.11, 3.12 or 3.13. ' + words in captured.err
     assert ' install ' in captured.err
     assert captured.out == ''
 

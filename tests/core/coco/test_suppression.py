@@ -35,20 +35,26 @@ def test_suppression_is_that_of_mmpose(soft):
 
 
 def test_of_equal_scores_the_later_one_is_the_better():
-    similar = np.eye(40, dtype=np.float32)
-    scores = np.full(40, 0.5)
-    assert suppression.hard(similar, scores, 0.9) == list(range(39, -1, -1))
-    assert suppression.hard(np.ones((40, 40)), scores, 0.9) == [39]
+    scores = np.tile([0.5, 0.7, 0.6], 40)
+    order = suppression.hard(np.eye(120), scores, 0.9)
+    assert order == sorted(range(120), key=lambda i: (-scores[i], -i))
+    assert suppression.hard(np.ones((120, 120)), scores, 0.9) == [118]
 
 
 def test_types_are_those_of_numpy_1():
-    """float32 throughout where poses and sigmas have it, whatever areas have."""
-    keypoints = np.random.default_rng(0).uniform(0, 20, (2, 17, 2)).astype(np.float32)
+    """float32 throughout where poses and sigmas have it, whatever a mean area is."""
+    random = np.random.default_rng(0)
+    keypoints = random.uniform(0, 20, (20, 17, 2)).astype(np.float32)
     sigmas = np.linspace(0.025, 0.1, 17).astype(np.float32)
-    areas = np.array([900, 1700], np.float32)
-    first, second = keypoints
-    squared = ((first - second) ** 2).sum(axis=-1, dtype=np.float32)
-    exponent = squared / (sigmas * 2) ** 2 / np.float32(1300 + np.spacing(1)) / 2
-    assert exponent.dtype == np.float32
-    expected = np.exp(-exponent).sum() / np.float32(17)
-    assert suppression.similarity(keypoints, areas, sigmas)[0, 1] == expected
+    areas = random.uniform(500, 2000, 20).astype(np.float32)
+
+    def expected(kind):
+        x, y = keypoints[..., 0], keypoints[..., 1]
+        squared = (x[:, None] - x) ** 2 + (y[:, None] - y) ** 2
+        mean = ((areas[:, None] + areas) / 2).astype(kind)[..., None]
+        exponent = (squared / (sigmas * 2) ** 2).astype(kind) / mean / 2
+        return (np.exp(-exponent).sum(axis=-1) / 17).astype(np.float32)
+
+    found = suppression.similarity(keypoints, areas, sigmas)
+    np.testing.assert_array_equal(found, expected(np.float32))
+    assert not np.array_equal(found, expected(np.float64))

@@ -121,7 +121,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     peak = [before]
 
     def watch() -> None:
-        while not done.wait(0.01):
+        while not done.wait(0.05):
             peak[0] = max(peak[0], process.memory_info().rss)
 
     watcher = threading.Thread(target=watch)

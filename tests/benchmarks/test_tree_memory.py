@@ -22,7 +22,7 @@ if pid:
     open(sys.argv[1], 'w').write('both')
     os.wait()
 else:
-    time.sleep(1)
+    time.sleep(2)
 """
 
 

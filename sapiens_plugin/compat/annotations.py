@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import cache, partial, wraps
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
@@ -22,6 +23,7 @@ from sapiens_plugin.workbench.dataset_check.stoppers import (
     check_evaluated,
     check_person,
 )
+from sapiens_plugin.workbench.setup_check.setup_checks import check_can_write
 
 # What reading code raises at entries of a form that it did not expect.
 _UNEXPECTED = (
@@ -215,11 +217,14 @@ def _plain(name: str | None) -> str | None:
 
 
 def checked_meta(set_dataset_meta: Callable) -> Callable:
-    """Check what predictions will be compared with: it is known before training."""
+    """Check where predictions go and what they are compared with, before training."""
 
     @wraps(set_dataset_meta)
     def set_meta(self: CocoMetric, dataset_meta: dict) -> None:
         set_dataset_meta(self, dataset_meta)
+        if self.outfile_prefix:
+            way_out = "Name another by the evaluator's outfile_prefix."
+            check_can_write(Path(self.outfile_prefix).parent, way_out=way_out)
         # CrowdPose's and PoseTrack's files are evaluated by other rules.
         evaluation = type(self)._do_python_keypoint_eval
         wholebody = evaluation is CocoWholeBodyMetric._do_python_keypoint_eval

@@ -335,3 +335,14 @@ def test_the_metric_reads_utf8_whatever_the_system_writes(content, tmp_path):
     )
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert "'\\xc1.jpg'" in answer.stdout
+
+
+def test_results_need_a_place_before_the_test(content, build, tmp_path):
+    meta = build(content).metainfo
+    file = tmp_path / 'a file'
+    file.touch()
+    metric = CocoMetric(outfile_prefix=str(file / 'below' / 'poses'))
+    with pytest.raises(InputError, match=r'cannot be written: .*outfile_prefix'):
+        metric.dataset_meta = meta
+    CocoMetric(outfile_prefix=str(tmp_path / 'new' / 'poses')).dataset_meta = meta
+    assert not (tmp_path / 'new').exists()  # nothing is left behind

@@ -12,7 +12,7 @@ Stock needs xtcocotools, which can be built for Python 3.11 and 3.12:
 """
 
 import argparse
-import importlib.util
+import importlib
 import json
 import os
 import statistics
@@ -48,8 +48,10 @@ def main() -> None:
         print(json.dumps(measure(args, args.part)))
         return
     names = list(ROWS)
-    if importlib.util.find_spec('xtcocotools') is None:
-        print('xtcocotools is not installed: only the plugin is measured.\n')
+    try:
+        importlib.import_module('xtcocotools.mask')
+    except (ImportError, ValueError) as error:  # the latter: built for another NumPy
+        print(f'Only the plugin is measured: xtcocotools does not start ({error}).\n')
         names = names[:1]
     with tempfile.TemporaryDirectory() as folder:
         rows = {name: [] for name in names}
@@ -83,9 +85,8 @@ def compare(*folders: Path) -> str:
         return 'none'
     scores = [abs(a['score'] - b['score']) for a, b in zip(ours, stock, strict=True)]
     rest = [[{**pose, 'score': 0} for pose in poses] for poses in (ours, stock)]
-    return (
-        f'scores {max(scores):.1e}, all else {"equal" if rest[0] == rest[1] else "too"}'
-    )
+    same = 'equal' if rest[0] == rest[1] else 'NOT equal'
+    return f'scores {max(scores):.1e}, all else {same}'
 
 
 def run(args: argparse.Namespace, name: str, folder: Path) -> dict:

@@ -15,7 +15,6 @@ from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from mmpose.evaluation.metrics import CocoMetric, CocoWholeBodyMetric, coco_metric
 from xtcocotools.coco import COCO
 
-from sapiens_plugin.compat.coco_api import load_json
 from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.dataset_check.stoppers import (
@@ -24,6 +23,8 @@ from sapiens_plugin.workbench.dataset_check.stoppers import (
     check_person,
 )
 from sapiens_plugin.workbench.setup_check.setup_checks import check_can_write
+
+from .coco_api import load_json
 
 # What reading code raises at entries of a form that it did not expect.
 _UNEXPECTED = (

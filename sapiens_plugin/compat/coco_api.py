@@ -34,8 +34,8 @@ _FIELDS = {
 }
 _KINDS = ['keypoints', 'keypoints_body', 'keypoints_crowd', *_FIELDS]
 _COPIED = ['image_id', 'category_id', 'bbox', 'iscrowd']
-# Of images: how far persons hide each other, as CrowdPose says it.
-_CROWDING = {'easy': (-np.inf, 0.2), 'medium': (0.2, 0.8), 'hard': (0.8, np.inf)}
+# CrowdPose's easy, medium and hard images: how far persons hide each other.
+_CROWDING = ((-np.inf, 0.2), (0.2, 0.8), (0.8, np.inf))
 
 
 def takes_original() -> bool:
@@ -219,7 +219,7 @@ class COCOeval:
             rows += [('medium', None), ('large', None)]
         stats = [self._mean(of, *row) for of in ('precision', 'recall') for row in rows]
         if crowd:
-            stats += [self._crowded(*limits) for limits in _CROWDING.values()]
+            stats += [self._crowded(*limits) for limits in _CROWDING]
         self.stats = np.array(stats)
 
     def _mean(self, name: str, size: str, threshold: float | None) -> float:

@@ -14,17 +14,12 @@ from random import Random
 
 import numpy as np
 
+from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS as WHOLE
+
 TABLE = Path(__file__).parents[1] / 'compat' / 'xtcocotools.json'
 # Annotations of the quickstart's data, and what its model makes of the pictures.
 TRAINED = TABLE.with_name('trained_poses.json')
 BODY = {'keypoints': 17}
-WHOLE = {
-    'keypoints': 17,
-    'foot_kpts': 6,
-    'face_kpts': 68,
-    'lefthand_kpts': 21,
-    'righthand_kpts': 21,
-}
 _MODES = [
     dict(nms_mode=nms, score_mode=score, nms_thr=0.6)
     for nms in ('oks_nms', 'soft_oks_nms', 'none')

@@ -1,8 +1,8 @@
 """COCO's evaluation of keypoints, taken apart: by keypoint, by size, by person.
 
-Average precision (AP) is COCO's throughout: the mean over ten
-thresholds of object keypoint similarity (OKS) from 0.50 to 0.95 of the precision at 101
-recalls, detections ranked by the score of the person.
+Average precision (AP) is COCO's throughout: the mean over ten thresholds of object
+keypoint similarity (OKS) from 0.50 to 0.95 of the precision at 101 recalls, detections
+ranked by the score of the person.
 
 - The AP of a keypoint is that of an evaluation in which a person consists of this
   keypoint alone, with its own sigma and the person's area. Persons in whom it is not

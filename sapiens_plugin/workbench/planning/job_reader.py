@@ -27,6 +27,31 @@ def is_streamed(model: Mapping) -> bool:
     return is_named(model.get('type', ''), 'StreamedTopdownPoseEstimator')
 
 
+def hooks_of(cfg: Mapping) -> dict[str, Mapping]:
+    """Return a config's hooks by where they stand, in the order of registration.
+
+    Args:
+        cfg: A config; hooks that are turned off by None are left out.
+    """
+    named = {
+        f'default_hooks.{name}': hook
+        for name, hook in (cfg.get('default_hooks') or {}).items()
+        if hook
+    }
+    listed = {
+        f'custom_hooks[{number}]': hook
+        for number, hook in enumerate(cfg.get('custom_hooks') or ())
+    }
+    return named | listed
+
+
+def find_hook(cfg: Mapping, name: str) -> Mapping | None:
+    """Return the settings of the first hook of a class, in whatever scope."""
+    return next(
+        (hook for hook in hooks_of(cfg).values() if is_named(hook['type'], name)), None
+    )
+
+
 def read_parts(
     dataset: Mapping, after: Sequence[Mapping] = ()
 ) -> Iterator[tuple[Mapping, list[Mapping]]]:

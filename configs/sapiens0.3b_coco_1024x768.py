@@ -1,15 +1,9 @@
+# python3 tools/train.py configs/sapiens0.3b_coco_1024x768.py
+#
 # Sapiens-0.3B at its published resolution; see sapiens1b_coco_1024x768.py.
 #
 # GPU memory, computed: 5.2 GB of weights, gradients and moments; activations come on top.
 _base_ = 'sapiens1b_coco_1024x768.py'
+from sapiens_plugin.recipe import recipe, sapiens
 
-model = dict(
-    backbone=dict(
-        arch='sapiens_0.3b',
-        init_cfg=dict(
-            checkpoint='{{ fileDirname }}/../data/pretrained/sapiens_0.3b/'
-            'sapiens_0.3b_epoch_1600_torchscript.pt2',
-        ),
-    ),
-    head=dict(in_channels=1024),
-)
+globals().update(recipe(_base_, sapiens('0.3b')))

@@ -1,3 +1,5 @@
+# python3 tools/train.py configs/sapiens0.3b_gtx1650_week.py
+#
 # What a week (176 hours) of a GTX 1650 Max-Q buys of Sapiens-0.3B: 256×192, every layer,
 # 15 epochs. As `tools/plan.py --gpu gtx1650-maxq --within 176h` finds it from this config
 # with more epochs.
@@ -12,28 +14,13 @@
 #
 # Host memory of the training process: 4 GB.
 _base_ = 'sapiens1b_gtx1650_week.py'
+from sapiens_plugin.recipe import recipe, sapiens, two_phases
 
-model = dict(
-    backbone=dict(
-        arch='sapiens_0.3b',
-        frozen_stages=-1,
-        init_cfg=dict(
-            checkpoint='{{ fileDirname }}/../data/pretrained/sapiens_0.3b/'
-            'sapiens_0.3b_epoch_1600_torchscript.pt2',
-        ),
-    ),
-    head=dict(in_channels=1024),
+globals().update(
+    recipe(
+        _base_,
+        sapiens('0.3b'),
+        two_phases(warmup_epochs=1, max_epochs=15),
+        dict(model=dict(backbone=dict(frozen_stages=-1))),
+    )
 )
-
-max_epochs = 15
-train_cfg = dict(max_epochs=max_epochs)
-param_scheduler = [
-    *_base_.param_scheduler[:-1],
-    dict(
-        type='CosineAnnealingLR',
-        begin=_base_.warmup_epochs,
-        end=max_epochs,
-        eta_min=0.0,
-        convert_to_iter_based=True,
-    ),
-]

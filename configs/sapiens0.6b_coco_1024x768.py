@@ -1,15 +1,9 @@
+# python3 tools/train.py configs/sapiens0.6b_coco_1024x768.py
+#
 # Sapiens-0.6B at its published resolution; see sapiens1b_coco_1024x768.py.
 #
 # GPU memory, computed: 10.6 GB of weights, gradients and moments; activations come on top.
 _base_ = 'sapiens1b_coco_1024x768.py'
+from sapiens_plugin.recipe import recipe, sapiens
 
-model = dict(
-    backbone=dict(
-        arch='sapiens_0.6b',
-        init_cfg=dict(
-            checkpoint='{{ fileDirname }}/../data/pretrained/sapiens_0.6b/'
-            'sapiens_0.6b_epoch_1600_torchscript.pt2',
-        ),
-    ),
-    head=dict(in_channels=1280),
-)
+globals().update(recipe(_base_, sapiens('0.6b')))

@@ -1,3 +1,5 @@
+# python3 tools/train.py configs/sapiens1b_gtx1650_week.py
+#
 # What a week (176 hours) of a GTX 1650 Max-Q buys of Sapiens-1B: 256×192, the last 16 of
 # 40 layers, 8 epochs. As `tools/plan.py configs/sapiens1b_gtx1650.py --gpu gtx1650-maxq
 # --within 176h` finds it.
@@ -13,53 +15,17 @@
 #
 # Host memory of the training process: 8 GB.
 _base_ = 'sapiens1b_gtx1650.py'
+from sapiens_plugin.recipe import recipe, resized, two_phases
 
-codec = dict(type='UDPHeatmap', input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
-model = dict(
-    backbone=dict(img_size=(256, 192), frozen_stages=24),
-    head=dict(decoder=codec),
-)
-
-train_pipeline = [
-    *_base_.before_crop,
-    dict(type='TopdownAffine', input_size=codec['input_size'], use_udp=True),
-    *_base_.after_crop,
-    dict(type='GenerateTarget', encoder=codec),
-    dict(type='PackPoseInputs'),
-]
-val_pipeline = [
-    *_base_.before_crop_val,
-    dict(type='TopdownAffine', input_size=codec['input_size'], use_udp=True),
-    dict(type='PackPoseInputs'),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=val_pipeline))
-test_dataloader = dict(dataset=dict(pipeline=val_pipeline))
-
-warmup_epochs, max_epochs = 1, 8
-train_cfg = dict(max_epochs=max_epochs)
-param_scheduler = [
-    *(
+globals().update(
+    recipe(
+        _base_,
+        resized(256, 192),
+        two_phases(warmup_epochs=1, max_epochs=8),
         dict(
-            type='sapiens_plugin.WarmupLR',
-            begin=begin,
-            optimizer_steps=500,
-            start_factor=1e-3,
-            convert_to_iter_based=True,
-        )
-        for begin in (0, warmup_epochs)
-    ),
-    dict(
-        type='CosineAnnealingLR',
-        begin=warmup_epochs,
-        end=max_epochs,
-        eta_min=0.0,
-        convert_to_iter_based=True,
-    ),
-]
-# With so few epochs, one is too much to lose.
-default_hooks = dict(checkpoint=dict(interval=1))
-custom_hooks = [
-    *_base_.custom_hooks[:-1],
-    dict(type='sapiens_plugin.PhaseSwitchHook', warmup_epochs=warmup_epochs),
-]
+            model=dict(backbone=dict(frozen_stages=24)),
+            # With so few epochs, one is too much to lose.
+            default_hooks=dict(checkpoint=dict(interval=1)),
+        ),
+    )
+)

@@ -1,15 +1,9 @@
+# python3 tools/train.py configs/sapiens2b_coco_1024x768.py
+#
 # Sapiens-2B at its published resolution; see sapiens1b_coco_1024x768.py.
 #
 # GPU memory, computed: 34.7 GB of weights, gradients and moments; activations come on top.
 _base_ = 'sapiens1b_coco_1024x768.py'
+from sapiens_plugin.recipe import recipe, sapiens
 
-model = dict(
-    backbone=dict(
-        arch='sapiens_2b',
-        init_cfg=dict(
-            checkpoint='{{ fileDirname }}/../data/pretrained/sapiens_2b/'
-            'sapiens_2b_epoch_660_torchscript.pt2',
-        ),
-    ),
-    head=dict(in_channels=1920),
-)
+globals().update(recipe(_base_, sapiens('2b')))

@@ -1,5 +1,5 @@
-# COCO person keypoints, top-down. The job's config adds the steps that depend on its
-# input size: the crop between `before_crop` and `after_crop`, and the target.
+# COCO person keypoints, top-down, at the published input size; `resized` of
+# sapiens_plugin.recipe changes that in all places.
 #
 # The data are looked for in data/coco beside configs/, or where the environment
 # variable COCO_ROOT points.
@@ -7,14 +7,17 @@ data_root = '{{$COCO_ROOT:unset}}'
 if data_root == 'unset':
     data_root = '{{ fileDirname }}/../../data/coco'
 
-before_crop = [
+# Sizes of the codec are (width, height) in px.
+codec = dict(
+    type='UDPHeatmap', input_size=(768, 1024), heatmap_size=(192, 256), sigma=6
+)
+train_pipeline = [
     dict(type='sapiens_plugin.LoadImage'),
     dict(type='GetBBoxCenterScale'),
     dict(type='RandomFlip', direction='horizontal'),
     dict(type='RandomHalfBody'),
     dict(type='RandomBBoxTransform'),
-]
-after_crop = [
+    dict(type='TopdownAffine', input_size=codec['input_size'], use_udp=True),
     dict(type='PhotometricDistortion'),
     dict(type='sapiens_plugin.RandomBlur', gaussian_prob=0.1, median_prob=0.1),
     # One hole in every picture, a fifth to two fifths of each side.
@@ -23,10 +26,14 @@ after_crop = [
         n_holes=1,
         cutout_ratio=[(0.2, 0.2), (0.3, 0.3), (0.4, 0.4), (0.2, 0.4), (0.4, 0.2)],
     ),
+    dict(type='GenerateTarget', encoder=codec),
+    dict(type='PackPoseInputs'),
 ]
-before_crop_val = [
+val_pipeline = [
     dict(type='sapiens_plugin.LoadImage'),
     dict(type='GetBBoxCenterScale'),
+    dict(type='TopdownAffine', input_size=codec['input_size'], use_udp=True),
+    dict(type='PackPoseInputs'),
 ]
 
 train_dataloader = dict(
@@ -41,6 +48,7 @@ train_dataloader = dict(
         data_mode='topdown',
         ann_file='annotations/person_keypoints_train2017.json',
         data_prefix=dict(img='images/train2017/'),
+        pipeline=train_pipeline,
     ),
 )
 # While training: ground-truth boxes, no flip.
@@ -56,6 +64,7 @@ val_dataloader = dict(
         data_mode='topdown',
         ann_file='annotations/person_keypoints_val2017.json',
         data_prefix=dict(img='images/val2017/'),
+        pipeline=val_pipeline,
         test_mode=True,
     ),
 )
@@ -75,6 +84,7 @@ test_dataloader = dict(
         bbox_file=data_root + '/person_detection_results/'
         'COCO_val2017_detections_AP_H_70_person.json',
         data_prefix=dict(img='images/val2017/'),
+        pipeline=val_pipeline,
         test_mode=True,
     ),
 )

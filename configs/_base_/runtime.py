@@ -3,21 +3,28 @@ default_scope = 'mmpose'
 # This one import repairs the stack for current PyTorch and registers the plugin.
 custom_imports = dict(imports=['sapiens_plugin.registry'], allow_failed_imports=False)
 
+# Each hook has a name, so that --cfg-options default_hooks.NAME.SETTING=... reaches it;
+# default_hooks.NAME=None turns it off. Hooks of one priority act in this order.
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     # What the log line says of speed and of the time left; a bar on a terminal.
-    status=dict(type='sapiens_plugin.StatusHook'),
+    status=dict(type='sapiens_plugin.StatusHook', priority='NORMAL'),
     # Predicted and true poses of a few validation persons, for all backends below.
-    pictures=dict(type='sapiens_plugin.ValidationPicturesHook', count=8),
+    pictures=dict(
+        type='sapiens_plugin.ValidationPicturesHook', priority='NORMAL', count=8
+    ),
     # report.html at the end, and the best validation's predictions for it.
-    report=dict(type='sapiens_plugin.ReportHook'),
+    report=dict(type='sapiens_plugin.ReportHook', priority='LOWEST'),
     # Schedules count optimizer steps, not the micro-batches of accumulation.
-    param_scheduler=dict(type='sapiens_plugin.OptimStepParamSchedulerHook'),
+    param_scheduler=dict(
+        type='sapiens_plugin.OptimStepParamSchedulerHook', priority='LOW'
+    ),
     # A checkpoint to resume from holds weights and both Adam moments: 12 bytes a
     # parameter (14 GB at 1B). The best ones hold weights alone.
     checkpoint=dict(
         type='sapiens_plugin.CheckpointHook',
+        priority='VERY_LOW',
         interval_minutes=30,  # iter_N.pth, of which the newest two are kept
         interval=5,
         max_keep_ckpts=1,
@@ -33,21 +40,26 @@ default_hooks = dict(
         metric_type='loss',
         badcase_thr=5,
     ),
-)
-custom_hooks = [
-    dict(type='sapiens_plugin.ImageCheckHook'),
+    images=dict(type='sapiens_plugin.ImageCheckHook', priority='NORMAL'),
     # Images that cannot be read: listed in skipped.txt; above 1% they stop the run.
-    dict(type='sapiens_plugin.SkippedImagesHook'),
-    dict(type='sapiens_plugin.CheckpointGuardHook'),
+    skipped_images=dict(type='sapiens_plugin.SkippedImagesHook', priority='LOWEST'),
+    checkpoint_guard=dict(type='sapiens_plugin.CheckpointGuardHook', priority='NORMAL'),
     # Weights that were announced are there; what trains moves, what is frozen does not.
-    dict(type='sapiens_plugin.WeightsGuardHook'),
+    weights_guard=dict(type='sapiens_plugin.WeightsGuardHook', priority='NORMAL'),
     # Steps with a loss that is not finite, or ten times the usual, are left out.
-    dict(type='sapiens_plugin.StepGuardHook', spike_factor=10.0),
+    step_guard=dict(
+        type='sapiens_plugin.StepGuardHook', priority='LOWEST', spike_factor=10.0
+    ),
     # Ctrl-C and SIGTERM save first.
-    dict(type='sapiens_plugin.InterruptHook'),
+    interrupt=dict(type='sapiens_plugin.InterruptHook', priority='LOWEST'),
     # Flip testing doubles the time: not while training, but in tools/test.py.
-    dict(type='sapiens_plugin.FlipTestHook', val=False, test=True),
-]
+    flip_test=dict(
+        type='sapiens_plugin.FlipTestHook', priority='NORMAL', val=False, test=True
+    ),
+)
+custom_hooks = []  # MMEngine's, or your own
+# Resumes at the next batch. The job says max_epochs.
+train_cfg = dict(type='sapiens_plugin.ResumableTrainLoop', val_interval=1)
 
 vis_backends = [
     dict(type='LocalVisBackend'),

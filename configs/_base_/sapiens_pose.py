@@ -1,4 +1,7 @@
-# The Sapiens pose model and its published training recipe (sizes come from the job).
+# Sapiens-1B on COCO keypoints: model, data and optimizer as published. A job adds what
+# differs, and its epochs.
+_base_ = ['runtime.py', 'coco.py']
+
 model = dict(
     type='TopdownPoseEstimator',
     data_preprocessor=dict(
@@ -7,15 +10,26 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
     ),
-    backbone=dict(type='sapiens_plugin.SapiensBackbone'),
+    backbone=dict(
+        type='sapiens_plugin.SapiensBackbone',
+        arch='sapiens_1b',
+        img_size=(1024, 768),  # (height, width) in px
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='{{ fileDirname }}/../../data/pretrained/sapiens_1b/'
+            'sapiens_1b_epoch_173_torchscript.pt2',
+        ),
+    ),
     head=dict(
         type='sapiens_plugin.SapiensHeatmapHead',
+        in_channels=1536,
         out_channels=17,
         deconv_out_channels=(768, 768),
         deconv_kernel_sizes=(4, 4),
         conv_out_channels=(768, 768),
         conv_kernel_sizes=(1, 1),
         loss=dict(type='KeypointMSELoss', use_target_weight=True),
+        decoder=_base_.codec,
     ),
     test_cfg=dict(flip_test=True, flip_mode='heatmap', shift_heatmap=False),
 )

@@ -35,9 +35,9 @@ from PIL import Image
 
 import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
 from sapiens_plugin.core.images.decode import decode
+from sapiens_plugin.core.utils.listing import missing
 from sapiens_plugin.datasets.blank_images import BlankUnreadable
 from sapiens_plugin.datasets.parts import image_paths
-from sapiens_plugin.engine.hooks.image_check_hook import missing_images
 from sapiens_plugin.errors import InputError, UnreadableImage
 from sapiens_plugin.workbench.demo.make_demo import make_demo
 
@@ -209,7 +209,7 @@ class _Jobs:
     def train(self, rng: random.Random) -> None:
         """Build the training set, look for its images, and make a few samples."""
         dataset = self._build(self._pipelines[0])
-        list(missing_images(image_paths(dataset)))
+        list(missing('', image_paths(dataset)))
         np.random.seed(rng.randrange(2**32))
         for _ in range(2):
             with contextlib.suppress(UnreadableImage):  # another takes its place

@@ -16,6 +16,7 @@ OPENMMLAB = {'mmcv', 'mmdet', 'mmengine', 'mmpose', 'xtcocotools'}
 BELOW_PYTORCH = {
     'PIL',
     'cv2',
+    'filelock',
     'hotcoco',
     'numpy',
     'pycocotools',

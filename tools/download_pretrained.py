@@ -7,7 +7,7 @@ enter_environment()
 import argparse  # noqa: E402  (only there in the environment, as all that follows)
 from pathlib import Path  # noqa: E402
 
-from sapiens_plugin.core.utils.free_space import gigabytes  # noqa: E402
+from sapiens_plugin.core.utils.amounts import gigabytes  # noqa: E402
 from sapiens_plugin.workbench.command import run  # noqa: E402
 from sapiens_plugin.workbench.download.hub import HubFile, Repository  # noqa: E402
 from sapiens_plugin.workbench.download.weights import SIZES, Published, fetch_weights  # noqa: E402

@@ -16,6 +16,7 @@ from mmpose.evaluation.metrics import CocoMetric, CocoWholeBodyMetric, coco_metr
 from xtcocotools.coco import COCO
 
 from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
+from sapiens_plugin.core.utils.json_file import load_json
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.dataset_check.stoppers import (
     check_entries,
@@ -23,8 +24,6 @@ from sapiens_plugin.workbench.dataset_check.stoppers import (
     check_person,
 )
 from sapiens_plugin.workbench.setup_check.setup_checks import check_can_write
-
-from .coco_api import load_json
 
 # What reading code raises at entries of a form that it did not expect.
 _UNEXPECTED = (

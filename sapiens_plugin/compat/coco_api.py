@@ -2,13 +2,11 @@
 
 import copy
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pycocotools.coco
@@ -17,6 +15,7 @@ from pycocotools.cocoeval import Params
 
 from sapiens_plugin.core.coco.keypoints import WHOLEBODY_FIELDS
 from sapiens_plugin.core.coco.precision_recall import AREA_OF_BOX, precision_recall
+from sapiens_plugin.core.utils.json_file import load_json
 from sapiens_plugin.errors import InputError
 
 from .imports import make_module
@@ -317,21 +316,3 @@ def _extent(result: Mapping) -> float:
         return float(result['bbox'][2]) * float(result['bbox'][3])
     points = np.asarray(result['keypoints'], dtype=float).reshape(-1, 3)[:, :2]
     return float(np.prod(np.ptp(points, axis=0)))
-
-
-def load_json(path: str) -> object:
-    """Load a file of JSON in UTF-8.
-
-    Raises:
-        InputError: It is none, or cannot be read.
-    """
-    try:
-        with Path(path).open(encoding='utf-8') as file:
-            return json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f'{path} is not JSON in UTF-8: {error}. Fetch or export it again, whole '
-            'and in UTF-8 without a byte order mark (BOM).'
-        ) from None
-    except OSError as error:
-        raise InputError(f'{path} cannot be read: {error.strerror or error}.') from None

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sapiens_plugin.core.utils.free_space import gigabytes, is_full_disk
+from sapiens_plugin.core.utils.amounts import gigabytes
+from sapiens_plugin.core.utils.free_space import is_full_disk
 from sapiens_plugin.core.utils.whole_file import whole_file
 from sapiens_plugin.errors import InputError
 

@@ -3,11 +3,11 @@
 import json
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sapiens_plugin.core.images.check import Expected
+from sapiens_plugin.core.utils.listing import sizes
 from sapiens_plugin.core.utils.whole_file import part_of, whole_file
 
 SERVER = 'https://s3.amazonaws.com/images.cocodataset.org'
@@ -142,18 +142,6 @@ class Layout:
 
     def _index(self, part: Part) -> Path:
         return self.archives / f'{part.name}.index'
-
-
-def sizes(directory: Path) -> dict[str, int]:
-    """Return the sizes of the files in a directory, which need not exist."""
-    if not directory.is_dir():
-        return {}
-    found = {}
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            with suppress(OSError):  # a link to nowhere is as good as nothing
-                found[entry.name] = entry.stat().st_size
-    return found
 
 
 def missing(directory: Path, files: Iterable[Expected]) -> set[str]:

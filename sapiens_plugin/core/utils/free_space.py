@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sapiens_plugin.errors import InputError
 
+from .amounts import gigabytes
+
 _MARGIN = 64 * 1024**2  # bytes: what file systems need for small files of their own
 
 
@@ -63,9 +65,3 @@ def disk_errors(root: Path) -> Iterator[None]:
             f'{error.filename or root}: {error.strerror or error}. Mend that and run '
             'the command again; what has arrived stays.'
         ) from None
-
-
-def gigabytes(count: int) -> str:
-    """Write a number of bytes for a reader: ``'18.0 GB'``, ``'252.9 MB'``."""
-    unit, name = (1e9, 'GB') if count >= 1e9 else (1e6, 'MB')
-    return f'{count / unit:.1f} {name}'

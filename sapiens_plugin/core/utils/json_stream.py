@@ -12,6 +12,8 @@ from typing import TextIO
 
 from sapiens_plugin.errors import InputError
 
+from .json_file import json_errors
+
 _WINDOW = 1 << 20  # characters
 # Nothing that is decided by so few characters before the window's end is believed: a
 # number, a word or an escape may be cut there.
@@ -39,16 +41,8 @@ def read_lists(
             or twice, or an element is not an object.
     """
     path = Path(path)
-    try:
-        with path.open(encoding='utf-8') as file:
-            yield from _lists(_Reader(file, path, window), set(names))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f'{path} is not a text file in UTF-8 ({error.reason}), so it is not the '
-            'JSON that was looked for. Fetch or export it again.'
-        ) from None
-    except OSError as error:
-        raise InputError(f'{path} cannot be read: {error.strerror or error}.') from None
+    with json_errors(path), path.open(encoding='utf-8') as file:
+        yield from _lists(_Reader(file, path, window), set(names))
 
 
 def _lists(reader: '_Reader', missing: set[str]) -> Iterator[tuple[str, int, dict]]:

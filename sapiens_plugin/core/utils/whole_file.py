@@ -12,21 +12,27 @@ def part_of(path: Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name only if all goes well.
+def whole_path(path: Path) -> Iterator[Path]:
+    """Give the name to write a file under, which gets its own only if all goes well.
 
-    An earlier file of that name is replaced; a failure leaves it, and nothing else.
+    An earlier file of its name is replaced; a failure leaves it, and nothing else.
     """
     part = part_of(path)
     # Not written over: it may be a second name of a file that is somebody else's.
     part.unlink(missing_ok=True)
     try:
-        with open(part, 'xb') as file:
-            yield file
+        yield part
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing, in binary, at :func:`whole_path`."""
+    with whole_path(path) as part, open(part, 'xb') as file:
+        yield file
 
 
 def write_whole(path: Path, text: str) -> None:

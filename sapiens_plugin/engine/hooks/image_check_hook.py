@@ -1,14 +1,11 @@
 """Notice missing images before the first step, not hours into an epoch."""
 
-import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from sapiens_plugin.core.utils.listing import missing
 from sapiens_plugin.datasets.parts import image_paths, parts
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
@@ -51,11 +48,11 @@ class ImageCheckHook(Hook):
     def _check(self, runner: Runner, dataset: Dataset, max_share: float) -> None:
         for part in parts(dataset):
             paths = image_paths(part)
-            missing = sorted(missing_images(paths))
-            if not missing:
+            absent = sorted(missing('', paths))
+            if not absent:
                 continue
-            said = _say(part, missing, len(paths))
-            if len(missing) > max_share * len(paths):
+            said = _say(part, absent, len(paths))
+            if len(absent) > max_share * len(paths):
                 raise InputError(
                     f'{said} {_limit(max_share)}Fetch them (COCO: `python3 '
                     'tools/download_coco.py --verify` lists what is missing, and '
@@ -69,32 +66,14 @@ def _limit(max_share: float) -> str:
     if not max_share:
         return ''
     return (
-        f'Training goes on without {max_share:.1%} at most (max_share of '
-        'sapiens_plugin.ImageCheckHook in custom_hooks). '
+        f'Training goes on without {max_share:.1%} at most '
+        '(default_hooks.images.max_share). '
     )
 
 
-def _say(dataset: BaseDataset, missing: list[str], count: int) -> str:
-    shown = ', '.join(missing[:3]) + (', …' if len(missing) > 3 else '')
+def _say(dataset: BaseDataset, absent: list[str], count: int) -> str:
+    shown = ', '.join(absent[:3]) + (', …' if len(absent) > 3 else '')
     return (
-        f'{len(missing)} of {count} images that {dataset.ann_file} names are missing: '
+        f'{len(absent)} of {count} images that {dataset.ann_file} names are missing: '
         f'{shown}.'
     )
-
-
-def missing_images(paths: Iterable[str]) -> Iterator[str]:
-    """Yield the paths where nothing is; each folder is listed once."""
-    listings: dict[Path, set[str]] = {}
-    for text in paths:
-        path = Path(text)
-        if path.parent not in listings:
-            listings[path.parent] = _list(path.parent)
-        if path.name not in listings[path.parent]:
-            yield text
-
-
-def _list(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))  # noqa: PTH208  (only names are wanted)
-    except (OSError, ValueError):  # not there, or not even a possible name
-        return set()

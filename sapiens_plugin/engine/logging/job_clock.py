@@ -5,6 +5,8 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from sapiens_plugin.core.utils.amounts import time_left
+
 # Steps are judged in chunks: their means even out what repeats within a chunk (bursts
 # of a data loader, accumulation), and the median of those means ignores single stalls.
 _CHUNK = 10
@@ -41,7 +43,7 @@ class TimeLeft:
     measured: bool
 
     def __str__(self):
-        return f'{"" if self.measured else "~"}{format_duration(self.seconds)}'
+        return f'{"" if self.measured else "~"}{time_left(self.seconds)}'
 
 
 class JobClock:
@@ -178,17 +180,3 @@ class JobClock:
             for end in range(len(times), self._chunk - 1, -self._chunk)
         ]
         return median(means)
-
-
-def format_duration(seconds: float) -> str:
-    """Write a duration with its two leading units, as in '2 d 4 h' or '12 min'."""
-    if seconds < 99.5:
-        return f'{seconds:.0f} s'
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f'{minutes} min'
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f'{hours} h {minutes:02d} min'
-    days, hours = divmod(round(seconds / 3600), 24)
-    return f'{days} d {hours} h'

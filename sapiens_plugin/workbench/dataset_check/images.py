@@ -1,16 +1,17 @@
 """The images of a data set: their entries and their files."""
 
-import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from PIL import Image as Pillow
 
 from sapiens_plugin.core.images.decode import BROKEN, FORMATS, orientation_of
+from sapiens_plugin.core.utils.listing import missing, names_in
 from sapiens_plugin.core.utils.parallel import for_each
 
 from . import kinds
@@ -107,35 +108,19 @@ def check_files(images: Iterable[Image], folder: Path, *, decode: bool) -> float
 
 
 def _present(images: Iterable[Image], folder: Path) -> Iterator[Image]:
-    """Note the missing files; yield the others. Each folder is listed once."""
-    listings: dict[Path, set[str]] = {}
-    missing: list[Image] = []
+    """Note the missing files; yield the others."""
+    images = list(images)
+    absent = set(missing(folder, (image.name for image in images)))
+    alike = cache(lambda place: {name.lower(): name for name in names_in(place)})
     for image in images:
-        path = folder / image.name
-        if path.parent not in listings:
-            listings[path.parent] = _list(path.parent)
-        if path.name in listings[path.parent]:
+        if image.name not in absent:
             yield image
-        else:
-            missing.append(image)
-    alike = {
-        parent / name.lower(): name
-        for parent, names in listings.items()
-        for name in (names if missing else ())
-    }
-    for image in missing:
+            continue
         image.problem = kinds.IMAGE_MISSING
         path = folder / image.name
-        other = alike.get(path.parent / path.name.lower())
+        other = alike(path.parent).get(path.name.lower())
         if other is not None:
             image.detail = f'{image.place}; there is {shown(other)}'
-
-
-def _list(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))  # noqa: PTH208  (only names are wanted)
-    except (OSError, ValueError):  # not there, or not even a possible name
-        return set()
 
 
 def _look_at_file(

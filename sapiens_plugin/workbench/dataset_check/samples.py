@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from sapiens_plugin.core.images.decode import decode, read_file
+from sapiens_plugin.core.utils.whole_file import whole_file
 from sapiens_plugin.errors import UnreadableImage
 
 _SIDE = 1280  # px, of a picture's longer side
@@ -105,9 +106,8 @@ def draw_samples(samples: tuple[Sample, ...], folder: Path) -> Path | None:
 
 def _write(path: Path, picture: np.ndarray) -> None:
     _, content = cv2.imencode('.jpg', picture, _JPEG)
-    part = path.with_name(f'{path.name}.part')
-    part.write_bytes(content.tobytes())
-    part.replace(path)
+    with whole_file(path) as file:
+        file.write(content.tobytes())
 
 
 def _draw(image: np.ndarray, sample: Sample, width: int, height: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sapiens_plugin.core.utils.whole_file import whole_path
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE, Architecture
 from sapiens_plugin.core.vit.model import NORM_EPS, Block, SapiensViT
 
@@ -42,18 +43,16 @@ def make_stand_in(
     Raises:
         InputError: ``arch`` or ``img_size`` is impossible.
     """
-    path = Path(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _MaskedAutoencoder(arch, img_size, decoder_dims, decoder_layers)
     model.eval().requires_grad_(False)
-    part = path.with_name(f'{path.name}.part')
     example = torch.zeros(1, 3, img_size, img_size)
     with _expected_warnings_ignored(), torch.no_grad():
         # Tracing a second time to compare would double minutes at the published size.
         traced = torch.jit.trace(model, example, check_trace=False)
-        torch.jit.save(traced, part)
-    part.replace(path)
+        with whole_path(Path(path)) as part:
+            torch.jit.save(traced, part)
 
 
 def sincos_pos_embed(dims: int, side: int) -> Tensor:

@@ -5,13 +5,11 @@ is there is never fetched again, and the 19 GB archive never lies on the disk. O
 where that cannot be, or is not wanted, an archive is fetched whole.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from sapiens_plugin.core.coco.layout import DETECTIONS, Layout
+from sapiens_plugin.core.utils.alone import alone
 from sapiens_plugin.core.utils.free_space import disk_errors, nearest, require_space
 from sapiens_plugin.errors import InputError
 
@@ -36,8 +34,10 @@ def bring(order: Order, *, say: Callable[[str], None] = print) -> None:
     """
     if order.source is not None and not order.source.is_dir():
         raise InputError(f'{order.source} is not a folder. Correct --from.')
+    lock = Layout(order.root).archives / 'lock'
+    refusal = f'Another download is writing to {order.root}. Wait for it to end.'
     try:
-        with disk_errors(order.root), _alone(order.root):
+        with disk_errors(order.root), alone(lock, refusal=refusal):
             _bring_archives(order, say)
             if order.detections:
                 _bring_detections(order, say)
@@ -100,21 +100,3 @@ def _bring_detections(order: Order, say: Callable[[str], None]) -> None:
             f'{error} Everything else is there. To go without person detections, add '
             '--no-detections.'
         ) from None
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Hold the folder against a second call at the same time."""
-    archives = Layout(root).archives
-    archives.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(archives / 'lock')
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f'Another download is writing to {root}. Wait for it to end.'
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -13,14 +13,13 @@ from sapiens_plugin.core.coco.layout import (
     VAL,
     Layout,
     Part,
-    sizes,
 )
 from sapiens_plugin.core.images.check import Expected, Fault, check_images
 from sapiens_plugin.core.utils.free_space import disk_errors
+from sapiens_plugin.core.utils.json_file import check_json_file
+from sapiens_plugin.core.utils.listing import sizes
 from sapiens_plugin.core.utils.progress import byte_bar
 from sapiens_plugin.errors import InputError
-
-_TAIL = 64  # bytes; JSON ends with its bracket and perhaps some white space
 
 
 @dataclass(frozen=True)
@@ -146,15 +145,12 @@ def _verify_images(layout: Layout, part: Part, keypoints_only: bool) -> Verdict:
 
 
 def _verify_detections(layout: Layout) -> Verdict:
-    path = layout.root / DETECTIONS
-    if not path.exists():
-        faults = [Fault(DETECTIONS, 'is missing')]
-    else:
-        with open(path, 'rb') as file:
-            start = file.read(1)
-            file.seek(max(0, path.stat().st_size - _TAIL))
-            is_whole = (start, file.read().rstrip()[-1:]) == (b'[', b']')
-        faults = [] if is_whole else [Fault(DETECTIONS, 'is empty or cut short')]
+    path, faults = layout.root / DETECTIONS, []
+    try:
+        check_json_file(path, what='file', way_out='')
+    except InputError as error:
+        reason = f'is of no use: {error}' if path.exists() else 'is missing'
+        faults = [Fault(DETECTIONS, reason)]
     return Verdict('detections', expected=1, faults=faults)
 
 

@@ -15,13 +15,14 @@ from sapiens_plugin.core.coco.layout import (
     Layout,
     Part,
     missing,
-    sizes,
 )
 from sapiens_plugin.core.images.check import Expected, check_images
-from sapiens_plugin.core.utils.free_space import gigabytes, nearest
+from sapiens_plugin.core.utils.amounts import gigabytes
+from sapiens_plugin.core.utils.free_space import nearest
+from sapiens_plugin.core.utils.listing import sizes
 from sapiens_plugin.core.utils.parallel import for_each
 from sapiens_plugin.core.utils.progress import byte_bar, counted
-from sapiens_plugin.core.utils.whole_file import part_of
+from sapiens_plugin.core.utils.whole_file import part_of, whole_path
 
 from .archive import Archive, Member, damaged, extract, runs
 from .transfer import (
@@ -423,13 +424,11 @@ class Delivery:
 
 def link(source: Path, target: Path) -> None:
     """Give a file a second name, or a copy where that cannot be."""
-    part = part_of(target)
-    part.unlink(missing_ok=True)
-    try:
-        part.hardlink_to(source.resolve())
-    except OSError:  # another disk, or a file system without links
-        shutil.copyfile(source, part)
-    part.replace(target)
+    with whole_path(target) as part:
+        try:
+            part.hardlink_to(source.resolve())
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(source, part)
 
 
 def _share_a_disk(one: Path, other: Path) -> bool:

@@ -12,13 +12,11 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -27,7 +25,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from sapiens_plugin.core.utils.free_space import gigabytes, is_full_disk, require_space
+from sapiens_plugin.core.utils.alone import alone
+from sapiens_plugin.core.utils.amounts import gigabytes
+from sapiens_plugin.core.utils.free_space import is_full_disk, require_space
 from sapiens_plugin.core.utils.progress import Bar, byte_bar
 from sapiens_plugin.errors import InputError
 
@@ -205,9 +205,12 @@ def fetch(
     """
     endpoint, destination = _address(endpoint), Path(destination)
     part = destination.with_name(f'{destination.name}.{file.digest[:12]}.part')
+    refusal = (
+        f'Another process is fetching {file.name} into {destination.parent}. Wait for '
+        'it to end, or stop it; then run the command again.'
+    )
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(destination.with_name(f'{destination.name}.lock'), file):
+        with alone(destination.with_name(f'{destination.name}.lock'), refusal=refusal):
             if _is_there(file, destination, say):
                 _remove_parts(destination)
                 return destination
@@ -343,26 +346,6 @@ def _remove_parts(destination: Path, keep: Path | None = None) -> None:
     for path in destination.parent.glob(f'{name}.*.part'):
         if path != keep:
             path.unlink()
-
-
-@contextmanager
-def _alone(path: Path, file: HubFile) -> Iterator[None]:
-    """Hold the lock at ``path``; the system frees it when the process ends."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f'Another process is fetching {file.name} into {path.parent}. Wait for it '
-            'to end, or stop it; then run the command again.'
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-    # On Windows another process that has just come may hold it.
-    with suppress(PermissionError):
-        path.unlink(missing_ok=True)
 
 
 # --- What the hub answers -----------------------------------------------------------

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import sapiens_plugin
+from sapiens_plugin.core.utils.amounts import duration, size
 from sapiens_plugin.core.utils.whole_file import write_whole
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.amounts import size
 
 from .charts import shown
 from .dumped_config import find, read_dumped_config
@@ -20,7 +20,7 @@ from .kept_validation import read_kept_validation
 from .markup import Markup, element, join
 from .plan_and_run import Phase, configured_phases, measured
 from .report_curves import curves
-from .report_parts import hours, missing, section, table
+from .report_parts import missing, section, table
 from .report_plan import plan_against_run
 from .report_style import STYLE
 from .report_validation import validation_sections
@@ -95,7 +95,8 @@ class Run:
     @property
     def warmup_epochs(self) -> int:
         """How many epochs the head trains alone."""
-        for hook in find(self.config, 'custom_hooks') or []:
+        named = find(self.config, 'default_hooks') or {}
+        for hook in [*named.values(), *(find(self.config, 'custom_hooks') or [])]:
             if 'PhaseSwitchHook' in str(find(hook, 'type')):
                 epochs = find(hook, 'warmup_epochs')
                 return epochs if isinstance(epochs, int) else 10  # the hook's own
@@ -276,7 +277,7 @@ def _facts(run: Run) -> Markup:
         log, started, trained=run.trained_epochs, accumulation=run.accumulation
     )
     if whole:
-        facts.append(('Training time', hours(whole.hours), 'without validation'))
+        facts.append(('Training time', duration(whole.hours), 'without validation'))
         facts.append(
             (
                 'Optimizer step',

@@ -62,14 +62,3 @@ def table(
     )
     # What is too wide for a telephone moves by itself, not the page.
     return element('div', whole, class_='scroll', tabindex=0)
-
-
-def hours(count: float) -> str:
-    """Write hours for a reader: ``'45 s'``, ``'12.0 min'``, ``'3.4 h'``."""
-    if count >= 100:
-        return f'{count:,.0f} h ({count / 24:.1f} days)'
-    if count >= 1:
-        return f'{count:.1f} h'
-    if count >= 1 / 60:
-        return f'{count * 60:.1f} min'
-    return f'{count * 3600:.0f} s'

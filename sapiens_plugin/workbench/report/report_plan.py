@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sapiens_plugin.workbench.planning.amounts import size
+from sapiens_plugin.core.utils.amounts import duration, size
 
 from .charts import shown
 from .markup import Markup, element, join
@@ -13,7 +13,7 @@ from .plan_and_run import (
     measured,
     planned_phases,
 )
-from .report_parts import hours, missing, table
+from .report_parts import missing, table
 from .run_log import RunLog
 from .work_dir import PLAN_NAME
 
@@ -207,7 +207,7 @@ def _text(value: float | None, unit: str) -> str:
     if value is None:
         return _UNKNOWN
     if unit == 'hours':
-        return hours(value)
+        return duration(value)
     if unit == 'GiB':
         return size(value * 2**30)
     return f'{shown(value)} {unit}'.rstrip()

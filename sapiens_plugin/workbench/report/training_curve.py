@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from sapiens_plugin.core.utils.whole_file import whole_file
 from sapiens_plugin.workbench.command import run
 
 from .run_log import RunLog, read_run_log
@@ -35,9 +36,8 @@ def draw_training_curve(work_dir: Path) -> Path:
     work_dir = Path(work_dir)
     figure = plot(read_run_log(work_dir), title=work_dir.resolve().name)
     picture = work_dir / 'training_curve.png'
-    part = picture.with_suffix('.part')
-    figure.savefig(part, format='png', dpi=150)
-    part.replace(picture)
+    with whole_file(picture) as file:
+        figure.savefig(file, format='png', dpi=150)
     return picture
 
 

@@ -143,9 +143,9 @@ def test_numbers_are_not_cut_at_the_edge_of_the_window(tmp_path):
         ('{"a": [{"x": "' + 'y' * 100, r'Unterminated string'),
         ('{"a": [{"x": ' + '9' * 5000 + '}]}', r'Exceeds the limit'),
         ('{"a": [{"x": ' + '[' * 200_000, r'recursion'),
-        (b'{"a": [{"x": "\xff"}]}', r'not a text file in UTF-8'),
+        (b'{"a": [{"x": "\xff"}]}', r'is not JSON in UTF-8'),
         (b'\xef\xbb\xbf{"a": [], "b": []}', r'line 1, column 1'),
-        (b'PK\x03\x04\xff\xff', r'not a text file in UTF-8'),
+        (b'PK\x03\x04\xff\xff', r'is not JSON in UTF-8'),
     ],
 )
 @pytest.mark.parametrize('window', [3, 1 << 20])

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from sapiens_plugin.engine.logging.job_clock import JobClock, Phase, format_duration
+from sapiens_plugin.engine.logging.job_clock import JobClock, Phase
 
 
 def make_clock(*, steps_per_epoch=1000, validates=(), period=1) -> JobClock:
@@ -150,23 +150,6 @@ def test_at_the_end_nothing_is_left():
     for _ in range(10):
         clock.step(2, persons=32)
     assert [left.seconds for left in clock.left()] == [0, 0]
-
-
-@pytest.mark.parametrize(
-    'seconds, text',
-    [
-        (0, '0 s'),
-        (99.4, '99 s'),
-        (99.6, '2 min'),
-        (5900, '98 min'),
-        (6000, '1 h 40 min'),
-        (3600 * 24 - 1, '24 h 00 min'),
-        (3600 * 48 + 1, '2 d 0 h'),
-        (3600 * 24 * 351.2, '351 d 5 h'),
-    ],
-)
-def test_durations_have_two_units(seconds, text):
-    assert format_duration(seconds) == text
 
 
 def test_without_phases_there_is_a_pace_but_no_time_left():

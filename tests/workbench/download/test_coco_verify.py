@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -169,8 +170,8 @@ def test_a_root_that_is_not_there(tmp_path):
     ('content', 'reason'),
     [
         (None, 'is missing'),
-        (b'', 'is empty or cut short'),
-        (b'[{"image_id": 1}', 'is empty or cut short'),
+        (b'', 'is of no use: The file .* is not JSON'),
+        (b'[{"image_id": 1}', 'is of no use: The file .* is cut short after 16 bytes'),
         (b'[]', None),
     ],
 )
@@ -180,9 +181,9 @@ def test_person_detections(coco, tmp_path, content, reason):
     if content is not None:
         path.write_bytes(content)
     *_, verdict = verify(tmp_path, parts=[])
-    assert [(fault.name, fault.reason) for fault in verdict.faults] == [
-        (DETECTIONS, reason)
-    ][: reason is not None]
+    assert len(verdict.faults) == (reason is not None)
+    for fault in verdict.faults:
+        assert fault.name == DETECTIONS and re.match(reason, fault.reason)
 
 
 def test_an_unfinished_download_is_not_whole(coco, tmp_path):

@@ -24,6 +24,7 @@ def apply() -> None:
     checkpoints.save_checkpoints_whole()
     configs.format_configs_once()
     configs.expand_home_in_configs()
+    configs.let_none_turn_hooks_off()
     cpu.run_amp_on_cpu()
     cpu.run_distributed_on_cpu()
     # These import what could not be imported before.

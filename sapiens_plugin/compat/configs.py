@@ -1,9 +1,11 @@
-"""Configs: their texts, formatted once, and ``~`` in their paths."""
+"""Configs: their texts, formatted once; ``~`` in their paths; hooks turned off."""
 
 from functools import cache, wraps
 from typing import Any
 
 from sapiens_plugin.core.utils.home import expand_texts
+from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.planning.job_reader import repeated_hooks
 
 
 @cache
@@ -56,3 +58,41 @@ def expand_home_in_configs() -> None:
         return from_cfg(cls, cfg)
 
     Runner.from_cfg = classmethod(from_expanded)
+
+
+@cache
+def let_none_turn_hooks_off() -> None:
+    """Leave out a hook that a config sets to None, and refuse one that stands twice.
+
+    Symptom:
+        ``default_hooks.pictures=None`` ends in an AssertionError.
+
+    Cause:
+        ``Runner.register_default_hooks`` takes None for the names of MMEngine's own
+        hooks alone.
+
+    Cure:
+        Other hooks that are None are not handed over to it.
+    """
+    from mmengine.runner import Runner
+
+    register_hooks = Runner.register_hooks
+    own = ('runtime_info', 'timer', 'sampler_seed')
+    own += ('logger', 'param_scheduler', 'checkpoint')
+
+    @wraps(register_hooks)
+    def register_some(
+        self: Runner, default_hooks: Any = None, custom_hooks: Any = None
+    ) -> None:
+        for fault in repeated_hooks(
+            dict(default_hooks=default_hooks, custom_hooks=custom_hooks)
+        ):
+            raise InputError(fault)
+        kept = {
+            name: hook
+            for name, hook in (default_hooks or {}).items()
+            if hook is not None or name in own
+        }
+        register_hooks(self, kept, custom_hooks)
+
+    Runner.register_hooks = register_some

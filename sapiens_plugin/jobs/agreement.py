@@ -17,10 +17,12 @@ from sapiens_plugin.core.vit.architectures import PATCH_SIZE, get_architecture
 from sapiens_plugin.core.weight_files.checkpoint import open_weights
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.planning.job_reader import (
+    find_hook,
     is_named,
     is_streamed,
     read_head,
     read_parts,
+    repeated_hooks,
 )
 
 from .evaluation import (
@@ -58,6 +60,7 @@ def disagreements(cfg: Config, *splits: str) -> Iterator[str]:
     """
     init_default_scope('mmpose')
     yield from _model(cfg.model)
+    yield from repeated_hooks(cfg)
     if 'train' in splits and is_streamed(cfg.model):
         yield from _streaming(cfg)
     orders: dict[tuple[str, ...], str] = {}  # of keypoints that are not converted
@@ -127,16 +130,17 @@ def _streaming(cfg: Config) -> Iterator[str]:
     """Look for what a streamed model trains with."""
     wrapper = cfg.get('optim_wrapper') or {}
     optimizer = (wrapper.get('optimizer') or {}).get('type', '')
-    hooks = [hook['type'] for hook in cfg.get('custom_hooks') or ()]
+    hook = find_hook(cfg, 'StreamingHook') or {}
     for name, place, found in (
-        ('StreamedOptimWrapper', 'optim_wrapper.type', [wrapper.get('type', '')]),
-        ('HostAdamW', 'optim_wrapper.optimizer.type', [optimizer]),
-        ('StreamingHook', 'custom_hooks', hooks),
+        ('StreamedOptimWrapper', 'optim_wrapper.type', wrapper.get('type')),
+        ('HostAdamW', 'optim_wrapper.optimizer.type', optimizer),
+        ('StreamingHook', 'default_hooks.streaming', hook.get('type')),
     ):
-        if not any(is_named(each, name) for each in found):
+        if not is_named(found or '', name):
             yield (
                 f'A model of type {cfg.model.type} needs sapiens_plugin.{name} in '
-                f'{place}, which has {", ".join(found) or "nothing"}.'
+                f'{place}, which has {found or "nothing"}. `streamed()` of '
+                'sapiens_plugin.recipe sets all that streaming needs.'
             )
 
 

@@ -11,7 +11,11 @@ from mmpose.registry import METRICS
 
 from sapiens_plugin.core.utils.json_stream import read_lists
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.job_reader import checkpoint_hook, is_named
+from sapiens_plugin.workbench.planning.job_reader import (
+    checkpoint_hook,
+    hooks_of,
+    is_named,
+)
 
 # Of scores: those of MMPose's metrics, and what is always called so.
 _FALLING = re.compile(r'[Ll]oss|[Ee]rror|\b(EPE|NME|MPJPE\w*|MRRPE|R?MSE)\b')
@@ -163,9 +167,9 @@ def best_disagreements(cfg: Config) -> Iterator[str]:
     hook = checkpoint_hook(cfg)
     chosen = [('default_hooks.checkpoint.save_best', hook.get('save_best'), hook)]
     chosen += [
-        ('monitor of EarlyStoppingHook in custom_hooks', each.get('monitor'), each)
-        for each in cfg.get('custom_hooks') or ()
-        if is_named(each['type'], 'EarlyStoppingHook')
+        (f'monitor of EarlyStoppingHook in {place}', each.get('monitor'), each)
+        for place, each in hooks_of(cfg).items()
+        if is_named(str(each.get('type')), 'EarlyStoppingHook')
     ]
     for place, keys, settings in chosen:
         keys = [keys] if isinstance(keys, str) else list(keys or ())

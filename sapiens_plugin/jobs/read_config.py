@@ -25,7 +25,9 @@ from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.config_files import (
     check_config_name,
+    check_config_text,
     mend_coco_root,
+    unreadable,
 )
 from sapiens_plugin.workbench.planning.job import COCO_PERSONS, Persons, TrainingJob
 from sapiens_plugin.workbench.planning.job_reader import (
@@ -53,19 +55,25 @@ def load_config(path: str | Path, options: Mapping | None = None) -> Config:
     """Load a config file, and set what its job needs in the environment.
 
     Raises:
-        InputError: It is not there, or is no config.
+        InputError: It is not there, is no config, or the options do not go with it.
     """
     check_config_name(path)
+    check_config_text(path)
     mend_coco_root()
     try:
         # MMEngine prints which variables it put in, where others want JSON.
         with contextlib.redirect_stdout(io.StringIO()):
             cfg = Config.fromfile(path)
+    except InputError as error:  # of a recipe
+        raise InputError(f'{path}: {error}') from error
+    except _NO_CONFIG as error:
+        raise unreadable(path, error) from error
+    try:
+        cfg.merge_from_dict(dict(options or {}))
     except _NO_CONFIG as error:
         raise InputError(
-            f'{path} cannot be read as a config: {type(error).__name__}: {error}'
+            f'--cfg-options do not go with {path}: {type(error).__name__}: {error}'
         ) from error
-    cfg.merge_from_dict(dict(options or {}))
     expand_texts(cfg._cfg_dict)
     if (cfg.get('randomness') or {}).get('deterministic'):
         # Or cuBLAS, and with it the first step, refuses. It is counted as memory, too.

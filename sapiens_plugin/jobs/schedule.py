@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
-from sapiens_plugin.workbench.planning.job_reader import is_named
+from sapiens_plugin.workbench.planning.job_reader import find_hook, is_named
 
 # Below this share of the peak, an epoch changes next to nothing. A cosine spends 6% of
 # its epochs there.
@@ -68,18 +68,16 @@ def _phase_notes(
     cfg: Config, schedulers: list[Mapping], max_epochs: int
 ) -> Iterator[str]:
     begins = {each.get('begin', 0) for each in schedulers if each.get('by_epoch', True)}
-    for hook in cfg.get('custom_hooks') or ():
-        if not is_named(hook['type'], 'PhaseSwitchHook'):
-            continue
-        warmup = hook.get('warmup_epochs', 10)
-        if warmup >= max_epochs or warmup in begins or not begins - {0}:
-            continue
+    hook = find_hook(cfg, 'PhaseSwitchHook')
+    warmup = hook.get('warmup_epochs', 10) if hook else 0
+    if hook and warmup < max_epochs and warmup not in begins and begins - {0}:
         later = ', '.join(map(str, sorted(begins - {0})))
         yield (
             f'The backbone begins to train after epoch {warmup} (warmup_epochs of '
-            'sapiens_plugin.PhaseSwitchHook in custom_hooks), and param_scheduler '
-            f'begins its next schedule after epoch {later}. Between these epochs the '
-            'learning rate is meant for the other phase. Give both the same epoch.'
+            'sapiens_plugin.PhaseSwitchHook, default_hooks.phase_switch), and '
+            f'param_scheduler begins its next schedule after epoch {later}. Between '
+            'these epochs the learning rate is meant for the other phase. Give both '
+            'the same epoch.'
         )
 
 

@@ -1,6 +1,9 @@
-"""What is looked after before MMEngine reads a config: its name, and COCO_ROOT."""
+"""What is looked after before MMEngine reads a config: name, text, COCO_ROOT."""
 
+import ast
 import os
+import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -8,6 +11,12 @@ from sapiens_plugin.errors import InputError
 
 _SHIPPED = Path(__file__).resolve().parents[2] / 'configs'
 _READABLE = ('.py', '.json', '.yaml', '.yml')  # by MMEngine
+# What wishes of sapiens_plugin.recipe change, each as a whole.
+_OF_RECIPES = (
+    *('model', 'codec', 'train_pipeline', 'optim_wrapper', 'param_scheduler'),
+    *('train_dataloader', 'val_dataloader', 'test_dataloader'),
+    *('train_cfg', 'default_hooks', 'auto_scale_lr'),
+)
 
 
 def mend_coco_root() -> None:
@@ -53,6 +62,78 @@ def check_config_name(path: str | Path) -> None:
         )
     if path.suffix not in _READABLE:
         raise InputError(f'{path} is not a config: those are .py files.')
+
+
+def check_config_text(path: str | Path) -> None:
+    """Check what MMEngine would misread in a config and in its bases.
+
+    It takes a config that imports a package above ``_base_`` for one of its lazy ones,
+    and does not see a ``_base_`` with an annotation. An assignment beside a recipe
+    replaces what the recipe has made.
+
+    Raises:
+        InputError: It would; the message has the line. Or the text is no Python.
+    """
+    path = Path(path)
+    if path.suffix != '.py' or not path.is_file():
+        return  # MMEngine names a base that is missing
+    try:
+        body = ast.parse(path.read_text(encoding='utf-8')).body
+    except (SyntaxError, ValueError) as error:
+        raise unreadable(path, error) from error
+    imports, changes, recipes, bases = [], [], [], None
+    for node in body:
+        match node:
+            case ast.Import() | ast.ImportFrom(level=0):
+                imports.append(node)
+            case ast.Assign(targets=[ast.Name(id='_base_')], value=bases):
+                _check_above_base(path, imports)
+            case ast.AnnAssign(target=ast.Name(id='_base_')):
+                raise InputError(
+                    f'{path}, line {node.lineno}: MMEngine does not see a _base_ with '
+                    "an annotation. Write _base_ = '…'."
+                )
+            case ast.Assign(targets=[ast.Name(id=name)]) if name in _OF_RECIPES:
+                changes.append((name, node.lineno))
+            case ast.Expr(value=ast.Call()) if 'recipe(' in ast.unparse(node):
+                recipes.append(node.lineno)
+    if bases is None:
+        _check_above_base(path, [each for each in imports if _is_recipe(each)])
+        return
+    if recipes and changes:
+        name, line = changes[0]
+        raise InputError(
+            f'{path}, line {line}: {name} is assigned, and recipe() of line '
+            f'{recipes[0]} may give it as well: one would replace the other. Give it '
+            f'to recipe as its last wish, dict({name}=...).'
+        )
+    with suppress(ValueError):  # computed, which MMEngine refuses
+        names = ast.literal_eval(bases)
+        for name in [names] if isinstance(names, str) else names:
+            if '::' not in name and '{{' not in name:
+                check_config_text(path.parent / name)
+
+
+def _check_above_base(path: Path, imports: list[ast.Import | ast.ImportFrom]) -> None:
+    for node in imports:
+        module = getattr(node, 'module', None) or node.names[0].name
+        if module.partition('.')[0] not in sys.stdlib_module_names:
+            raise InputError(
+                f'{path}, line {node.lineno}: {module} is imported and no _base_ '
+                'stands above it, so that MMEngine takes this for a config of its '
+                "lazy kind. Begin with _base_ = '…', and import below."
+            )
+
+
+def _is_recipe(node: ast.Import | ast.ImportFrom) -> bool:
+    return 'sapiens_plugin.recipe' in ast.unparse(node)
+
+
+def unreadable(path: str | Path, error: Exception) -> InputError:
+    """Say that a config cannot be read, and why."""
+    return InputError(
+        f'{path} cannot be read as a config: {type(error).__name__}: {error}'
+    )
 
 
 def check_new_config_name(path: str | Path) -> None:

@@ -93,8 +93,8 @@ class SkippedImagesHook(Hook):
                 f'{fresh[path]}. {Path(runner.work_dir) / LIST_NAME} lists those '
                 'met so far; `python3 tools/check_dataset.py ANNOTATIONS IMAGES '
                 '--decode` finds all. Fetch them again, take their entries out of the '
-                'annotation file, or set another max_share for '
-                'sapiens_plugin.SkippedImagesHook in custom_hooks.'
+                'annotation file, or set another '
+                'default_hooks.skipped_images.max_share.'
             )
 
     def after_val_iter(

@@ -36,11 +36,12 @@ def hooks_of(cfg: Mapping) -> dict[str, Mapping]:
     named = {
         f'default_hooks.{name}': hook
         for name, hook in (cfg.get('default_hooks') or {}).items()
-        if hook
+        if isinstance(hook, Mapping)  # not None, which turns it off
     }
     listed = {
         f'custom_hooks[{number}]': hook
         for number, hook in enumerate(cfg.get('custom_hooks') or ())
+        if isinstance(hook, Mapping)
     }
     return named | listed
 
@@ -48,8 +49,29 @@ def hooks_of(cfg: Mapping) -> dict[str, Mapping]:
 def find_hook(cfg: Mapping, name: str) -> Mapping | None:
     """Return the settings of the first hook of a class, in whatever scope."""
     return next(
-        (hook for hook in hooks_of(cfg).values() if is_named(hook['type'], name)), None
+        (
+            hook
+            for hook in hooks_of(cfg).values()
+            if is_named(str(hook.get('type')), name)
+        ),
+        None,
     )
+
+
+def repeated_hooks(cfg: Mapping) -> Iterator[str]:
+    """Yield a sentence for each of this plugin's hooks that would act twice.
+
+    As in configs of the time when they stood in ``custom_hooks``.
+    """
+    places: dict[str, str] = {}
+    for place, hook in hooks_of(cfg).items():
+        kind = str(hook.get('type'))
+        first = places.setdefault(kind, place)
+        if first != place and kind.startswith('sapiens_plugin.'):
+            yield (
+                f'{kind} is registered twice, in {first} and in {place}, and would act '
+                f'twice. Put its settings into {first} and leave {place} out.'
+            )
 
 
 def read_parts(

@@ -239,7 +239,8 @@ def _check_test(cfg: Mapping) -> None:
 
 
 def _check_dataset(dataset: Mapping) -> None:
-    from sapiens_plugin.workbench.setup_check import setup_checks
+    from sapiens_plugin.core.utils.json_file import check_json_file
+    from sapiens_plugin.workbench.setup_check.setup_checks import check_image_directory
 
     if 'ann_file' not in dataset:
         return  # a wrapper of other data sets: ImageCheckHook looks into it
@@ -248,18 +249,16 @@ def _check_dataset(dataset: Mapping) -> None:
         '`python3 tools/download_coco.py` brings COCO.'
     )
     root = Path(os.path.normpath(dataset.get('data_root') or '.'))
-    setup_checks.check_json_file(
-        root / dataset.ann_file, what='annotation file', way_out=way_out
-    )
+    check_json_file(root / dataset.ann_file, what='annotation file', way_out=way_out)
     if dataset.get('bbox_file'):
-        setup_checks.check_json_file(
+        check_json_file(
             dataset.bbox_file,
             what='file of person detections',
             way_out='Fetch it (COCO: `python3 tools/download_coco.py`), or test on '
             "annotated boxes: --cfg-options test_dataloader.dataset.bbox_file=''",
         )
     images = root / dataset.get('data_prefix', {}).get('img', '')
-    setup_checks.check_image_directory(images, way_out=way_out)
+    check_image_directory(images, way_out=way_out)
 
 
 def _check_weights(path: str | None) -> None:

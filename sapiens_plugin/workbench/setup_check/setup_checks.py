@@ -13,38 +13,6 @@ from pathlib import Path
 from sapiens_plugin.core.utils.free_space import nearest
 from sapiens_plugin.errors import InputError
 
-_TAIL = 64  # bytes; JSON ends with its bracket and perhaps some white space
-
-
-def check_json_file(path: str | Path, *, what: str, way_out: str) -> None:
-    """Check that a JSON file is there and whole.
-
-    Args:
-        path: The file.
-        what: What it is to the user, such as ``'annotation file'``.
-        way_out: One sentence: how to get it.
-
-    Raises:
-        InputError: It is missing, empty, no JSON, or cut short.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f'The {what} {path} does not exist. {way_out}')
-    size = path.stat().st_size
-    with open(path, 'rb') as file:
-        head = file.read(_TAIL).lstrip(b'\xef\xbb\xbf \t\r\n')[:1]
-        file.seek(max(0, size - _TAIL))
-        tail = file.read().rstrip()[-1:]
-    if head not in (b'{', b'['):
-        raise InputError(
-            f'The {what} {path} ({size} bytes) is not JSON: it starts with '
-            f'{head!r}. {way_out}'
-        )
-    if tail != {b'{': b'}', b'[': b']'}[head]:
-        raise InputError(
-            f'The {what} {path} is cut short after {size} bytes. {way_out}'
-        )
-
 
 def check_image_directory(path: str | Path, *, way_out: str) -> None:
     """Check that a directory of images is there and not empty.

@@ -2,8 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from sapiens_plugin.core.coco.annotations import keypoint_images
 from sapiens_plugin.core.coco.layout import (
@@ -14,25 +17,25 @@ from sapiens_plugin.core.coco.layout import (
     Layout,
     Part,
 )
+from sapiens_plugin.core.utils.amounts import size
 from sapiens_plugin.core.utils.free_space import nearest
+from sapiens_plugin.core.utils.json_file import check_json_file
+from sapiens_plugin.core.utils.listing import missing, names_in
 from sapiens_plugin.core.vit.architectures import ARCHITECTURES
 from sapiens_plugin.core.vit.lifting import check_backbone
+from sapiens_plugin.core.vit.model import SapiensViT
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.demo.make_demo import DemoPaths
-from sapiens_plugin.workbench.planning.amounts import size
+from sapiens_plugin.workbench.job.job import DataSource, Job
 
-from .setup_checks import check_can_write, check_json_file
-from .setup_job import DataSource, SetupJob
+from .setup_checks import check_can_write
 from .setup_report import Check, Commands, shorten
 
 # Larger files take seconds to read.
 _COUNTED = 40_000_000  # bytes
-# COCO 2017 as MMPose reads it: persons, and the images that they are on.
-_PERSONS = {TRAIN: 149_813, VAL: 6_352}
-_IMAGES_WITH_PERSONS = {TRAIN: 56_599, VAL: 2_346}
 
 
-def check_job_files(job: SetupJob, commands: Commands) -> list[Check]:
+def check_job_files(job: Job, commands: Commands) -> list[Check]:
     """Look at weights, data and folders of a job."""
     checks = check_weights(job, commands)
     seen: dict[tuple[Path, Path], None] = {}
@@ -48,13 +51,13 @@ def check_job_files(job: SetupJob, commands: Commands) -> list[Check]:
     return checks
 
 
-def is_soon_counted(job: SetupJob) -> bool:
+def is_soon_counted(job: Job) -> bool:
     """Tell whether it takes no time to count the persons of all annotations."""
     files = [s.annotations for s in job.sources if s.annotations.is_file()]
     return all(path.stat().st_size <= _COUNTED for path in files)
 
 
-def check_weights(job: SetupJob, commands: Commands) -> list[Check]:
+def check_weights(job: Job, commands: Commands) -> list[Check]:
     """Open the weights that the job starts from, and compare names and shapes.
 
     A job that names those of the backbone and those of the whole model reads both.
@@ -73,7 +76,7 @@ def check_weights(job: SetupJob, commands: Commands) -> list[Check]:
 
 
 def _check_weights(
-    name: str, path: str, setting: str, job: SetupJob, commands: Commands
+    name: str, path: str, setting: str, job: Job, commands: Commands
 ) -> Check:
     if '://' in path:
         return Check(name, 'warn', f'{path} is fetched, and checked, by the job')
@@ -82,11 +85,17 @@ def _check_weights(
     if not path.exists():
         return Check(name, 'fail', f'{shorten(path)} is missing', mend)
     try:
-        check_backbone(job.vit, path)
+        with torch.device('meta'):
+            vit = SapiensViT(
+                asdict(job.arch),
+                img_size=job.img_size,
+                with_cls_token=bool(job.extra_tokens),
+            )
+        check_backbone(vit, path)
     except InputError as error:
         return Check(name, 'fail', str(error), mend)
     length = size(path.stat().st_size)
-    depth, dims = job.vit.arch.num_layers, job.vit.arch.embed_dims
+    depth, dims = job.arch.num_layers, job.arch.embed_dims
     detail = f'{shorten(path)}, {length}, fits ({depth} layers, {dims} wide)'
     return Check(name, 'ok', detail)
 
@@ -109,8 +118,8 @@ def check_data(source: DataSource, commands: Commands) -> list[Check]:
     name = f'{source.split} persons'
     if not source.annotations.exists():
         detail = f'{shorten(source.annotations)} is missing'
-        missing = Check(name, 'fail', detail, _way_to_data(source, commands))
-        return [missing, check_images(source, None, commands)]
+        absent = Check(name, 'fail', detail, _way_to_data(source, commands))
+        return [absent, check_images(source, None, commands)]
     try:
         check_json_file(source.annotations, what='annotation file', way_out='')
         named, counted = _count(source)
@@ -127,7 +136,7 @@ def _count(source: DataSource) -> tuple[Mapping[str, int] | None, str]:
     part = _part_of_coco(source)
     length = source.annotations.stat().st_size
     if part is not None and _is_published(source, length):
-        return None, f'{_PERSONS[part]:,}'
+        return None, f'{part.persons:,}'
     if length > _COUNTED:
         return None, f'not counted: {size(length)}'
     try:
@@ -174,23 +183,23 @@ def check_images(
     if named is None:
         return _judge_count(name, source, part, mend)
     named = set(named)
-    missing = sorted(_missing(source.images, named))
-    if missing:
-        detail = f'{len(missing):,} of {len(named):,} not in {folder}: {missing[0]}'
-        detail += ', …' if missing[1:] else ''
+    absent = sorted(missing(source.images, named))
+    if absent:
+        detail = f'{len(absent):,} of {len(named):,} not in {folder}: {absent[0]}'
+        detail += ', …' if absent[1:] else ''
         return Check(name, 'fail', detail, mend)
     return Check(name, 'ok', f'all {len(named):,} in {folder}')
 
 
 def _judge_count(name: str, source: DataSource, part: Part | None, mend: str) -> Check:
     """Judge images by their number alone."""
-    count = len(_names(source.images))
+    count = len(names_in(source.images))
     found = f'{count:,} in {shorten(source.images)}'
     if part is None:
         if not count:
             return Check(name, 'fail', found, mend)
         return Check(name, 'ok', f'{found}; the job compares their names')
-    persons = _IMAGES_WITH_PERSONS[part]
+    persons = _IMAGES_WITHpart.persons
     if count < persons:
         detail = f'{found}; COCO has {persons:,} with persons'
         return Check(name, 'fail', detail, mend)
@@ -198,23 +207,6 @@ def _judge_count(name: str, source: DataSource, part: Part | None, mend: str) ->
         return Check(name, 'ok', f'{found}, as many as COCO has')
     detail = f'{found}; COCO has {part.images:,}, {persons:,} of them with persons'
     return Check(name, 'warn', detail, f'{mend} --verify')
-
-
-def _missing(folder: Path, names: Iterable[str]) -> Iterator[str]:
-    """Yield the names that are not there; each folder is listed once."""
-    listings: dict[str, set[str]] = {}
-    for name in names:
-        parent, _, last = name.rpartition('/')
-        if parent not in listings:
-            place = folder / parent
-            listings[parent] = _names(place) if place.is_dir() else set()
-        if last not in listings[parent]:
-            yield name
-
-
-def _names(folder: Path) -> set[str]:
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries}
 
 
 def check_detections(source: DataSource, commands: Commands) -> Check:
@@ -236,10 +228,10 @@ def check_detections(source: DataSource, commands: Commands) -> Check:
     return Check(name, 'ok', f'{shorten(source.detections)}, {length}')
 
 
-def check_folder(folder: Path, job: SetupJob, commands: Commands) -> Check:
+def check_folder(folder: Path, job: Job, commands: Commands) -> Check:
     """Check that a folder can be written, without making it."""
     name = 'work directory' if folder == job.work_dir else 'log directory'
-    mend = job.train_command(commands, work_dir='DIR')
+    mend = commands.train(job, work_dir='DIR')
     try:
         check_can_write(folder, way_out='')
     except InputError as error:
@@ -248,19 +240,20 @@ def check_folder(folder: Path, job: SetupJob, commands: Commands) -> Check:
     return Check(name, 'ok', f'{shorten(folder)} can be written{what}')
 
 
-def check_disk(job: SetupJob, commands: Commands) -> Check:
+def check_disk(job: Job, commands: Commands) -> Check:
     """Compare the room for checkpoints with what they will take.
 
     Those of an earlier run in the same directory make room for new ones.
     """
     there = sum(path.stat().st_size for path in job.work_dir.glob('*.pth'))
     free = shutil.disk_usage(nearest(Path(job.work_dir))).free
-    detail = f'{size(free)} free; checkpoints take {size(job.disk_bytes)}'
+    needed = sum(job.disk_use().values())
+    detail = f'{size(free)} free; checkpoints take {size(needed)}'
     if there:
         detail += f', of which {size(there)} lie there'
-    if job.disk_bytes - there <= free:
+    if needed - there <= free:
         return Check('disk', 'ok', detail)
-    mend = job.train_command(commands, work_dir='DIR')
+    mend = commands.train(job, work_dir='DIR')
     return Check('disk', 'fail', detail, f'make room, or go to another disk: {mend}')
 
 

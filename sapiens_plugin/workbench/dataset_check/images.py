@@ -119,7 +119,7 @@ def _present(images: Iterable[Image], folder: Path) -> Iterator[Image]:
         image.problem = kinds.IMAGE_MISSING
         path = folder / image.name
         other = alike(path.parent).get(path.name.lower())
-        if other is not None:
+        if other not in (None, path.name):
             image.detail = f'{image.place}; there is {shown(other)}'
 
 

@@ -491,7 +491,7 @@ def test_bad_entries_of_images(folder, changes):
         (dict(file_name='2.JPG'), kinds.IMAGE_MISSING, '2 (2.JPG); there is 2.jpg'),
         (dict(file_name='\0/\ud800'), kinds.IMAGE_MISSING, r'2 (\x00/\ud800)'),
         (dict(file_name='x' * 5000 + '/1'), kinds.IMAGE_MISSING, '2 (xxx'),
-        (dict(file_name=''), kinds.IMAGE_UNREADABLE, '2 ()'),
+        (dict(file_name=''), kinds.IMAGE_MISSING, '2 ()'),
         (dict(file_name='1.jpg'), kinds.IMAGE_NAME_TWICE, '2 (1.jpg)'),
         (dict(file_name='../images/2.jpg'), kinds.IMAGE_PATH, '2 (../images/2.jpg)'),
         (dict(file_name='a\\..\\2.jpg'), kinds.IMAGE_PATH, '2 ('),

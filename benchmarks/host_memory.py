@@ -183,9 +183,8 @@ def shrink(cfg: Config, args: argparse.Namespace, folder: Path) -> None:
     cfg.model.head.decoder = codec
     cfg.default_hooks.checkpoint.interval = 1
     cfg.param_scheduler = []  # they are for longer jobs, and hold nothing
-    for hook in cfg.custom_hooks:
-        if hook.type.endswith('PhaseSwitchHook'):
-            hook.warmup_epochs = 0  # the second phase takes more
+    # The second phase takes more.
+    cfg.default_hooks.phase_switch.warmup_epochs = 0
     cfg.custom_imports.imports.append('host_memory')
     cfg.custom_hooks.append(dict(type='StageNote', path=str(folder / 'stage')))
     for split in ('train', 'val', 'test'):

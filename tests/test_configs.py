@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.registry import HOOKS, init_default_scope
+from mmengine.runner import Runner, get_priority
 from mmpose.registry import DATASETS, MODELS
 
 from sapiens_plugin.core.vit.architectures import get_architecture
@@ -26,6 +26,20 @@ NAMES = PUBLISHED | {
 
 def test_the_promised_configs_are_there():
     assert {path.stem for path in CONFIGS} == NAMES
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_each_begins_with_the_command_that_runs_it(path):
+    first = path.read_text(encoding='utf-8').splitlines()[0]
+    assert first == f'# python3 tools/train.py configs/{path.name}'
+
+
+def test_every_hook_of_ours_is_named_with_its_priority(cfg):
+    assert not cfg.custom_hooks
+    for hook in cfg.default_hooks.values():
+        if hook.type.startswith('sapiens_plugin.'):
+            stated = get_priority(hook.priority)
+            assert stated == get_priority(HOOKS.get(hook.type).priority), hook.type
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
@@ -96,10 +110,7 @@ def test_the_example_in_the_docs_runs(repo, demo, tmp_path):
     absolute = (repo / 'configs' / 'sapiens1b_a100.py').as_posix()
     path.write_text(code.replace(base, f'_base_ = {absolute!r}'), encoding='utf-8')
     cfg = Config.fromfile(path)
-    assert [hook.type.split('.')[-1] for hook in cfg.custom_hooks][-2:] == [
-        'StreamingHook',
-        'PhaseSwitchHook',
-    ]
+    assert 'streaming' in cfg.default_hooks and 'phase_switch' in cfg.default_hooks
     run(shrink(cfg, demo, tmp_path))
 
 
@@ -150,8 +161,8 @@ def test_the_4_gb_job_has_its_stated_settings(repo):
     assert cfg.train_dataloader.num_workers == 2
     assert cfg.train_dataloader.persistent_workers
     assert cfg.train_cfg.max_epochs == 110
-    assert cfg.custom_hooks[-1] == dict(
-        type='sapiens_plugin.PhaseSwitchHook', warmup_epochs=10
+    assert cfg.default_hooks.phase_switch == dict(
+        type='sapiens_plugin.PhaseSwitchHook', priority='VERY_HIGH', warmup_epochs=10
     )
     assert cfg.optim_wrapper.optimizer.lr == 5e-4
     assert cfg.optim_wrapper.clip_grad.max_norm == 1.0
@@ -179,20 +190,16 @@ def test_jobs_for_4_gb_stream(repo, name, micro_batch, img_size):
     assert cfg.optim_wrapper.type == 'sapiens_plugin.StreamedOptimWrapper'
     assert cfg.optim_wrapper.optimizer.type == 'sapiens_plugin.HostAdamW'
     assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.85
-    assert [hook.type.split('.')[-1] for hook in cfg.custom_hooks][-2:] == [
-        'StreamingHook',
-        'PhaseSwitchHook',
-    ]
+    assert cfg.default_hooks.streaming.type == 'sapiens_plugin.StreamingHook'
+    assert cfg.default_hooks.phase_switch.type == 'sapiens_plugin.PhaseSwitchHook'
 
 
 @pytest.mark.parametrize('name', sorted(NAMES - PUBLISHED))
 def test_small_card_jobs_validate_on_true_boxes_and_test_on_detections(repo, name):
     cfg = Config.fromfile(repo / 'configs' / f'{name}.py')
     assert 'bbox_file' not in cfg.val_dataloader.dataset
-    hooks = {hook.type: hook for hook in cfg.custom_hooks}
-    assert hooks['sapiens_plugin.FlipTestHook'] == dict(
-        type='sapiens_plugin.FlipTestHook', val=False, test=True
-    )
+    flips = cfg.default_hooks.flip_test
+    assert (flips.val, flips.test) == (False, True)
     assert bool(cfg.test_dataloader.dataset.bbox_file) == ('tiny' not in name)
 
 

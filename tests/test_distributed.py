@@ -56,8 +56,6 @@ def job(demo_config, tmp_path) -> Path:
     demo_config.default_hooks.checkpoint = dict(
         type='sapiens_plugin.CheckpointHook', interval=1
     )
-    if not any('InterruptHook' in hook['type'] for hook in demo_config.custom_hooks):
-        demo_config.custom_hooks.append(dict(type='sapiens_plugin.InterruptHook'))
     for scheduler in demo_config.param_scheduler[:-1]:
         scheduler.optimizer_steps = 2
     demo_config.param_scheduler[-1].end = 3

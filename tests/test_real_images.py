@@ -15,26 +15,27 @@ from pycocotools.cocoeval import COCOeval
 # crop, flip, encoding, decoding, the way back into the picture, scores.
 CONFIG = """
 _base_ = {base!r}
-place = dict(
-    data_root={data!r}, ann_file='test_coco.json', data_prefix=dict(img=''))
+from sapiens_plugin.recipe import on_data, recipe, two_phases
+
 here = dict(num_workers=0, persistent_workers=False)
-model = dict(backbone=dict(init_cfg=None))
-train_dataloader = dict(batch_size=12, dataset=dict(**place), **here)
-val_dataloader = dict(dataset=dict(**place), **here)
-test_dataloader = dict(dataset=dict(**place), **here)
-warmup_epochs, max_epochs = 10, 400  # one step an epoch
-train_cfg = dict(max_epochs=max_epochs, val_interval=1000)
-param_scheduler = [
-    dict(type='sapiens_plugin.WarmupLR', begin=warmup_epochs, optimizer_steps=30,
-         start_factor=0.01, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', begin=warmup_epochs, end=max_epochs, eta_min=0.0,
-         convert_to_iter_based=True),
-]
-custom_hooks = [
-    *_base_.custom_hooks[:-1],
-    dict(type='sapiens_plugin.PhaseSwitchHook', warmup_epochs=warmup_epochs),
-]
-default_hooks = dict(checkpoint=dict(interval=1000, save_best=None))
+globals().update(
+    recipe(
+        _base_,
+        on_data(root={data!r}, train='test_coco.json', val='test_coco.json', images=''),
+        # One step an epoch.
+        two_phases(
+            warmup_epochs=10, max_epochs=400, optimizer_steps=30, start_factor=0.01
+        ),
+        dict(
+            model=dict(backbone=dict(init_cfg=None)),
+            train_dataloader=dict(batch_size=12, **here),
+            val_dataloader=here,
+            test_dataloader=here,
+            train_cfg=dict(val_interval=1000),
+            default_hooks=dict(checkpoint=dict(interval=1000, save_best=None)),
+        ),
+    )
+)
 """
 
 

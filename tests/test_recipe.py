@@ -44,9 +44,12 @@ WISHES = {
 SCHEDULES = {'two_phases', 'epochs'}  # the later one says the epochs
 
 
+CONFIGS = Path(__file__).parents[1] / 'configs'
+
+
 @pytest.fixture(scope='module')
-def base(repo):
-    return Config.fromfile(repo / 'configs' / 'sapiens1b_a100.py')._cfg_dict
+def base():
+    return Config.fromfile(CONFIGS / 'sapiens1b_a100.py')._cfg_dict
 
 
 def merged(base, changes) -> dict:
@@ -54,7 +57,7 @@ def merged(base, changes) -> dict:
     return Config(Config._merge_a_into_b(changes, base)).to_dict()
 
 
-@pytest.mark.parametrize('first, second', itertools.permutations(WISHES, 2))
+@pytest.mark.parametrize('first, second', [*itertools.permutations(WISHES, 2)])
 def test_wishes_compose_in_both_orders(base, first, second):
     before = base.to_dict()
     both = merged(base, recipe(base, WISHES[first], WISHES[second]))
@@ -157,7 +160,7 @@ def test_a_streamed_job_keeps_what_was_chosen(base):
     assert again.train_dataloader == cfg.train_dataloader
 
 
-def test_schedules_move_with_the_epochs(base, repo):
+def test_schedules_move_with_the_epochs(base):
     cfg = change(base, epochs(22, warmup_epochs=2))
     assert [s.get('begin') for s in cfg.param_scheduler] == [0, 2, 2]
     assert cfg.param_scheduler[-1].end == 22 == cfg.train_cfg.max_epochs
@@ -165,9 +168,9 @@ def test_schedules_move_with_the_epochs(base, repo):
     assert change(base, epochs(22)).default_hooks.phase_switch.warmup_epochs == 10
     # Two phases that begin at once would warm up twice.
     whole = change(base, epochs(20, warmup_epochs=0))
-    assert [s.begin for s in whole.param_scheduler] == [0, 0]
-    assert [s.type[-6:] for s in whole.param_scheduler] == ['rmupLR', 'ing_LR'[0:4] + 'LR']  # noqa: E501
-    steps = Config.fromfile(repo / 'configs' / 'sapiens1b_coco_1024x768.py')._cfg_dict
+    kinds = ['sapiens_plugin.WarmupLR', 'CosineAnnealingLR']
+    assert [s.type for s in whole.param_scheduler] == kinds
+    steps = Config.fromfile(CONFIGS / 'sapiens1b_coco_1024x768.py')._cfg_dict
     cfg = change(steps, epochs(21))
     assert cfg.param_scheduler[-1].milestones == [17, 20]
     assert cfg.param_scheduler[-1].end == 21
@@ -238,15 +241,15 @@ def test_wishes_that_do_not_go_with_the_config(base):
     with pytest.raises(InputError, match='this job has one phase'):
         recipe(base, one_phase, epochs(50, warmup_epochs=3))
     several = dict(dataset=dict(_delete_=True, type='CombinedDataset', datasets=[]))
-    with pytest.raises(InputError, match='train_dataloader.dataset is a CombinedData'):
+    with pytest.raises(InputError, match=r'train_dataloader\.dataset is a CombinedDat'):
         recipe(base, dict(train_dataloader=several), on_data(**OWN))
 
 
-def test_a_config_elsewhere_dumped_and_reloaded(repo, tmp_path):
+def test_a_config_elsewhere_dumped_and_reloaded(tmp_path):
     folder = tmp_path / 'läb configs'
     folder.mkdir()
     path = folder / 'mine.py'
-    shipped = (repo / 'configs' / 'sapiens1b_gtx1650.py').as_posix()
+    shipped = (CONFIGS / 'sapiens1b_gtx1650.py').as_posix()
     path.write_text(
         f'_base_ = {shipped!r}\n'
         'from sapiens_plugin.recipe import on_data, recipe, resized\n\n'

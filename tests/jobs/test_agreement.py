@@ -120,7 +120,7 @@ def test_the_encoder_is_compared_in_all_that_both_name(cfg):
     [
         ({'optim_wrapper.type': 'OptimWrapper'}, r'StreamedOptimWrapper in optim_wr'),
         ({'optim_wrapper.optimizer.type': 'AdamW'}, r'HostAdamW in .*has AdamW'),
-        ({'custom_hooks': []}, r'StreamingHook in custom_hooks, which has nothing'),
+        ({'default_hooks.streaming': None}, r'StreamingHook in default_hooks\.strea'),
     ],
 )
 def test_a_streamed_model_needs_its_parts(cfg, changes, text):

@@ -66,10 +66,8 @@ def cfg(demo_config):
     cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
     cfg.optim_wrapper.optimizer.pop('fused', None)
     cfg.param_scheduler = []
-    for hook in cfg.custom_hooks:
-        if hook['type'].endswith('PhaseSwitchHook'):
-            hook['warmup_epochs'] = 2
-    cfg.custom_hooks.append(dict(type='sapiens_plugin.StreamingHook'))
+    cfg.default_hooks.phase_switch.warmup_epochs = 2
+    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     cfg.default_hooks.checkpoint.interval = 1
     return cfg
 

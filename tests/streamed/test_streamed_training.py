@@ -73,9 +73,7 @@ def job(demo_config):
     cfg.train_cfg.max_epochs = 4
     cfg.default_hooks.checkpoint.interval = 1
     cfg.default_hooks.checkpoint.max_keep_ckpts = 10
-    for hook in cfg.custom_hooks:
-        if hook['type'].endswith('PhaseSwitchHook'):
-            hook['warmup_epochs'] = 2
+    cfg.default_hooks.phase_switch.warmup_epochs = 2
     return cfg
 
 
@@ -98,7 +96,7 @@ def streamed(cfg, **settings):
     cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
     cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
     cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.custom_hooks.append(dict(type='sapiens_plugin.StreamingHook'))
+    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     cfg.work_dir += '_streamed'
     return cfg
 
@@ -127,7 +125,7 @@ def assert_same_state(one, other):
 
 def test_twenty_steps_are_those_of_accumulation(job, make_runner, monkeypatch):
     job.train_cfg.update(max_epochs=20)
-    job.custom_hooks[-1]['warmup_epochs'] = 7
+    job.default_hooks.phase_switch.warmup_epochs = 7
     schedule = StepSchedule(20)
     reference, expected = train(make_runner, unstreamed(job), schedule)
     means = [

@@ -19,14 +19,17 @@ def picture(seed=0):
 
 def test_every_augmentation_of_the_recipe_changes_pixels(repo):
     cfg = Config.fromfile(repo / 'configs' / 'sapiens1b_gtx1650.py')
-    names = [step.type for step in cfg.after_crop]
-    assert names == [
+    kinds = [step.type for step in cfg.train_pipeline]
+    steps = cfg.train_pipeline[
+        kinds.index('TopdownAffine') + 1 : kinds.index('GenerateTarget')
+    ]
+    assert [step.type for step in steps] == [
         'PhotometricDistortion',
         'sapiens_plugin.RandomBlur',
         'mmdet.CutOut',
     ]
     np.random.seed(0)
-    for step in cfg.after_crop:
+    for step in steps:
         transform = TRANSFORMS.build(step)
         changed = sum(
             not np.array_equal(transform({'img': picture()})['img'], picture())

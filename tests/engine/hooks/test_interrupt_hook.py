@@ -39,8 +39,6 @@ def job(demo_config, tmp_path):
     cfg.default_hooks.checkpoint = dict(
         type='sapiens_plugin.CheckpointHook', interval=-1, save_last=False
     )
-    if not any('InterruptHook' in hook['type'] for hook in cfg.custom_hooks):
-        cfg.custom_hooks.append(dict(type='sapiens_plugin.InterruptHook'))
     cfg.dump(tmp_path / 'job.py')
     return tmp_path / 'job.py'
 

@@ -44,7 +44,7 @@ def changed(before, after):
 
 
 def set_warmup(cfg, epochs):
-    cfg.custom_hooks[-1]['warmup_epochs'] = epochs
+    cfg.default_hooks.phase_switch.warmup_epochs = epochs
 
 
 def test_phase_1_moves_the_head_alone_and_phase_2_everything(demo_config, make_runner):

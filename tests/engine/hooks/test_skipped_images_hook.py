@@ -29,10 +29,8 @@ def job(demo, demo_config, tmp_path):
 
 
 def allow(cfg, max_share):
-    names = ('SkippedImagesHook', 'ImageCheckHook')
-    cfg.custom_hooks = [
-        hook for hook in cfg.custom_hooks if not hook.type.endswith(names)
-    ] + [dict(type=f'sapiens_plugin.{name}', max_share=max_share) for name in names]
+    for name in ('skipped_images', 'images'):
+        cfg.default_hooks[name].max_share = max_share
 
 
 def spoil(folder, *places):

@@ -23,12 +23,9 @@ def job(demo_config):
 
 
 def guarded(cfg, **settings):
-    cfg.custom_hooks = [
-        hook
-        for hook in cfg.custom_hooks
-        if not hook['type'].endswith(('StepGuardHook', 'WeightsGuardHook'))
-    ]
-    cfg.custom_hooks.append(dict(type='sapiens_plugin.WeightsGuardHook', **settings))
+    cfg.default_hooks.step_guard = None
+    kind = 'sapiens_plugin.WeightsGuardHook'
+    cfg.default_hooks.weights_guard = dict(type=kind, **settings)
     return cfg
 
 
@@ -46,7 +43,7 @@ def streamed(cfg):
     cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
     cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
     cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.custom_hooks.insert(0, dict(type='sapiens_plugin.StreamingHook'))
+    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     return cfg
 
 
@@ -143,7 +140,7 @@ def test_a_detached_part_is_noticed_in_the_phase_that_trains_it(job, make_runner
 def test_a_short_phase_is_looked_at_at_its_end(job, make_runner, when):
     cfg = guarded(job, steps=100)
     if when == 'of the run':
-        cfg.custom_hooks[-2]['warmup_epochs'] = 99
+        cfg.default_hooks.phase_switch.warmup_epochs = 99
     runner = make_runner(cfg, At('before_train_iter', write_to_patches))
     with pytest.raises(InputError, match=r'frozen have moved in [39] optimizer steps'):
         runner.train()
@@ -156,7 +153,7 @@ def test_skipped_steps_do_not_count(job, make_runner):
                 for sample in data_batch['data_samples']:
                     sample.gt_fields.heatmaps.fill_(float('nan'))
 
-    job.custom_hooks.append(dict(type='sapiens_plugin.StepGuardHook'))
+    job.default_hooks.step_guard = dict(type='sapiens_plugin.StepGuardHook')
     runner = make_runner(job, Poison())
     runner.train()
     assert [line[:23] for line in said(runner)] == [
@@ -261,9 +258,7 @@ def test_weights_to_start_from_are_in_the_model(job, make_runner, archive):
 def test_names_that_the_model_does_not_have_are_not_loaded(job, make_runner, tmp_path):
     job.load_from = str(tmp_path / 'other.pth')
     torch.save({'encoder.weight': torch.ones(3)}, job.load_from)
-    job.custom_hooks = [
-        hook for hook in job.custom_hooks if 'CheckpointGuard' not in hook['type']
-    ]
+    job.default_hooks.checkpoint_guard = None
     with pytest.raises(InputError, match=r'1 of 1 tensors .*: encoder\.weight\.'):
         make_runner(job).train()
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sapiens_plugin.core.streaming.host_adamw import HostAdamW
 from sapiens_plugin.core.streaming.precision import LossScale
-from sapiens_plugin.engine.optim.step_guard import MicroBatch, StepGuard, Verdict
+from sapiens_plugin.engine.optim.step_guard import StepGuard, Verdict
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import OPTIM_WRAPPERS
 
@@ -78,8 +78,9 @@ class StreamedOptimWrapper(OptimWrapper):
     def update(
         self,
         norms: Mapping[nn.Parameter, Tensor],
-        micro_batches: Sequence[MicroBatch],
+        losses: Sequence[Tensor],
         *,
+        micro_batch: int,
         scaled: bool,
     ) -> None:
         """Clip the gradients in ``param.grad`` and schedule the optimizer's step.
@@ -89,7 +90,8 @@ class StreamedOptimWrapper(OptimWrapper):
 
         Args:
             norms: The norm of each gradient.
-            micro_batches: What the gradients were computed from.
+            losses: Those of all micro-batches, scalars.
+            micro_batch: Images in each of them; in the last perhaps fewer.
             scaled: Whether the loss was multiplied by :attr:`loss_scale`, which then
                 learns how it went.
         """
@@ -103,7 +105,10 @@ class StreamedOptimWrapper(OptimWrapper):
         ]
         total = torch.linalg.vector_norm(torch.stack(ordered), self.norm_type).cpu()
         verdict = self.guard.judge(
-            micro_batches, total, loss_scale=self.loss_scale.scale if scaled else None
+            losses,
+            total,
+            micro_batch=micro_batch,
+            loss_scale=self.loss_scale.scale if scaled else None,
         )
         if scaled and verdict is not Verdict.SKIP:
             self.loss_scale.update(overflow=verdict is Verdict.LOWER_SCALE)

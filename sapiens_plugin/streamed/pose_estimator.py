@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 
 import torch
 from mmengine.dist import get_world_size
@@ -30,7 +29,6 @@ from sapiens_plugin.core.utils.give_back import give_back_large_memory
 from sapiens_plugin.core.utils.unforked import mapped_parameters
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE
 from sapiens_plugin.core.vit.model import patch_grid
-from sapiens_plugin.engine.optim.step_guard import MicroBatch, image_ids
 from sapiens_plugin.engine.utils.same_bits import (
     device_name,
     warn_of_changes,
@@ -211,11 +209,12 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                 full = _first_line(error)
             # Out of the handler, which keeps all that the failed step allocated.
             self._shrink(full)
-        names = iter(image_ids(samples))
-        micro_batches = [
-            MicroBatch(log['loss'], list(islice(names, size))) for size, log in logs
-        ]
-        optim_wrapper.update(norms, micro_batches, scaled=self.precision.loss_scaling)
+        optim_wrapper.update(
+            norms,
+            [log['loss'] for _, log in logs],
+            micro_batch=self.micro_batch,
+            scaled=self.precision.loss_scaling,
+        )
         return _mean_logs(logs)
 
     def loss(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> dict:

@@ -7,13 +7,12 @@ import torch
 from mmengine.hooks import Hook
 
 from sapiens_plugin.core.streaming.host_adamw import HostAdamW
-from sapiens_plugin.engine.optim.step_guard import MicroBatch
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.streamed import hook
 from sapiens_plugin.streamed.hook import StreamingHook
 from sapiens_plugin.streamed.optim_wrapper import StreamedOptimWrapper
 
-GOOD = [MicroBatch(torch.tensor(1.0), ['7'])]
+GOOD = [torch.tensor(1.0)]
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def job(demo_config):
     cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
     cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
     cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.custom_hooks.insert(0, dict(type='sapiens_plugin.StreamingHook'))
+    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     cfg.train_cfg.max_epochs = 1
     cfg.param_scheduler = []
     return cfg
@@ -105,7 +104,7 @@ def test_a_budget_too_small_is_refused_before_anything_is_loaded(
     job, make_runner, monkeypatch
 ):
     job.model.vram_budget = 86
-    job.custom_hooks[-1].warmup_epochs = 1  # phase 1 would need less
+    job.default_hooks.phase_switch.warmup_epochs = 1  # phase 1 would need less
     runner = make_runner(job)
     monkeypatch.setattr(runner, '_init_model_weights', pytest.fail)
     with pytest.raises(InputError, match='smallest that works'):
@@ -113,7 +112,7 @@ def test_a_budget_too_small_is_refused_before_anything_is_loaded(
 
 
 def test_without_the_hook_training_is_refused(job, make_runner):
-    del job.custom_hooks[0]
+    job.default_hooks.streaming = None
     with pytest.raises(InputError, match=r'StreamingHook.* is missing'):
         make_runner(job).train()
 
@@ -162,7 +161,7 @@ def test_clipping_has_the_bits_of_the_stock_one(max_norm, norm_type):
             param.grad = torch.randn_like(param)
             twin.grad = param.grad.clone()
         norms = {p: torch.linalg.vector_norm(p.grad, norm_type) for p in params[::-1]}
-        wrapper.update(norms, GOOD, scaled=False)
+        wrapper.update(norms, GOOD, micro_batch=2, scaled=False)
         assert wrapper.optimizer.has_pending
         wrapper.optimizer.flush()
         torch.nn.utils.clip_grad_norm_(twins, **clip)
@@ -176,15 +175,15 @@ def test_the_loss_scale_learns_and_is_saved():
     start = wrapper.loss_scale.scale
     params[0].grad = torch.tensor([1.0, float('inf'), 0.0])
     norms = {params[0]: torch.linalg.vector_norm(params[0].grad)}
-    wrapper.update(norms, GOOD, scaled=True)
+    wrapper.update(norms, GOOD, micro_batch=2, scaled=True)
     assert wrapper.loss_scale.scale == start / 2
     assert params[0].grad is None and not wrapper.optimizer.has_pending
     # That is no fault, and a bad loss has nothing to do with the scale.
     assert wrapper.guard.state['skipped'] == 0
     before = wrapper.loss_scale.state_dict()
     params[0].grad = torch.ones(3)
-    bad = [MicroBatch(torch.tensor(float('nan')), ['7'])]
-    wrapper.update({params[0]: torch.ones(())}, bad, scaled=True)
+    norms, bad = {params[0]: torch.ones(())}, [torch.tensor(float('nan'))]
+    wrapper.update(norms, bad, micro_batch=2, scaled=True)
     assert wrapper.loss_scale.state_dict() == before
     assert wrapper.guard.state['skipped'] == 1 and not wrapper.optimizer.has_pending
     _, other = make_wrapper((3,))

@@ -230,11 +230,11 @@ def test_a_test_loop_may_be_the_first_to_ask(monkeypatch):
 def test_a_test_takes_the_memory_of_the_whole_batch_in_the_head():
     model = build(vram_budget=400)
     small, large = (
-        model.memory_job(size, (HEIGHT, WIDTH), training=False).tail.forward
+        model.memory_step(size, (HEIGHT, WIDTH), training=False).tail.forward
         for size in (2, 20)
     )
     assert large > 5 * small
-    assert model.memory_job(20, (HEIGHT, WIDTH)).tail.forward < large / 5
+    assert model.memory_step(20, (HEIGHT, WIDTH)).tail.forward < large / 5
 
 
 def test_only_stages_that_a_step_goes_back_through_are_measured_there():
@@ -242,7 +242,7 @@ def test_only_stages_that_a_step_goes_back_through_are_measured_there():
     size = (HEIGHT, WIDTH)
 
     def backwards(**kwargs) -> list[bool]:
-        job = model.memory_job(2, size, **kwargs)
+        job = model.memory_step(2, size, **kwargs)
         assert all(work.forward for work in (job.stem, job.block, job.tail))
         return [work.peak > 0 for work in (job.stem, job.block, job.tail)]
 
@@ -361,6 +361,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_images(monkeypatch):
     before = weights_after(model, wrapper)
     data = make_data()
     data['data_samples'][3].gt_fields.heatmaps[0, 0, 0] = float('nan')
+    wrapper.guard.images.append([str(s.img_id) for s in data['data_samples']])
     model.train_step(data, wrapper)
     after = weights_after(model, wrapper)
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 
 from sapiens_plugin.engine.loops.train_loop import ResumableTrainLoop
 from sapiens_plugin.engine.optim.guarded_optim_wrapper import GuardedOptimWrapper
-from sapiens_plugin.engine.optim.step_guard import StepGuard, image_ids
+from sapiens_plugin.engine.optim.step_guard import StepGuard
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
@@ -56,7 +56,7 @@ class StepGuardHook(Hook):
             )
         self.max_skips = max_skips
         self._guard = StepGuard(spike_factor=spike_factor, window=window)
-        self._guarded: GuardedOptimWrapper | None = None
+        self._is_asked = False
 
     @property
     def left_out(self) -> int:
@@ -73,11 +73,12 @@ class StepGuardHook(Hook):
         wrapper, loop = runner.optim_wrapper, runner.train_loop
         if hasattr(wrapper, 'guard'):
             wrapper.guard = guard  # it asks before its steps
+            self._is_asked = True
         elif hasattr(unwrap(runner.model), 'optim_wrapper_type'):
             return  # the model will say which wrapper it needs
         elif isinstance(wrapper, OptimWrapper) and isinstance(loop, ResumableTrainLoop):
-            self._guarded = GuardedOptimWrapper(wrapper, guard)
-            loop.optim_wrapper = self._guarded
+            loop.optim_wrapper = GuardedOptimWrapper(wrapper, guard)
+            self._is_asked = True
         else:
             runner.logger.warning(
                 'StepGuardHook does not look at the steps of this run: it needs '
@@ -89,9 +90,11 @@ class StepGuardHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Note the images."""
-        if self._guarded is not None:
-            self._guarded.images = image_ids(data_batch['data_samples'])
+        """Note what the annotation file calls the images."""
+        if self._is_asked:  # nobody else forgets them
+            samples = data_batch['data_samples']
+            names = [str(sample.get('img_id', 'unknown')) for sample in samples]
+            self._guard.images.append(names)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """End a run that no longer learns.

@@ -7,7 +7,7 @@ import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor
 
-from .step_guard import MicroBatch, StepGuard, Verdict
+from .step_guard import StepGuard, Verdict
 
 
 class GuardedOptimWrapper:
@@ -19,16 +19,12 @@ class GuardedOptimWrapper:
     Args:
         wrapper: The one that steps.
         guard: Decides.
-
-    Attributes:
-        images: Names of the images that are computed now.
     """
 
     def __init__(self, wrapper: OptimWrapper, guard: StepGuard):
-        self.images: list[str] = []
         self._wrapper = wrapper
         self._guard = guard
-        self._micro_batches: list[MicroBatch] = []
+        self._losses: list[Tensor] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapper, name)
@@ -41,13 +37,13 @@ class GuardedOptimWrapper:
     ) -> None:
         """Compute gradients; step when enough have come together, if they are good."""
         wrapper = self._wrapper
-        self._micro_batches.append(MicroBatch(loss.detach(), self.images))
+        self._losses.append(loss.detach())
         wrapper.backward(wrapper.scale_loss(loss))
         if not wrapper.should_update():
             return
-        micro_batches, self._micro_batches = self._micro_batches, []
+        losses, self._losses = self._losses, []
         verdict = self._guard.judge(
-            micro_batches, self._grad_norm(), loss_scale=self._loss_scale()
+            losses, self._grad_norm(), loss_scale=self._loss_scale()
         )
         # A scaler that has overflowed skips the step by itself, and learns.
         if verdict is not Verdict.SKIP:

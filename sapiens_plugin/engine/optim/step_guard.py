@@ -2,15 +2,13 @@
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum, auto
 from statistics import median
-from typing import NamedTuple
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.logging import print_log
-from mmpose.structures import PoseDataSample
 from torch import Tensor
 
 
@@ -20,13 +18,6 @@ class Verdict(Enum):
     STEP = auto()
     LOWER_SCALE = auto()  # drop them: an overflow in the search for a loss scale
     SKIP = auto()  # drop them
-
-
-class MicroBatch(NamedTuple):
-    """What a step needs to know of a part of its batch."""
-
-    loss: Tensor  # a scalar
-    images: list[str]
 
 
 class StepGuard:
@@ -45,6 +36,8 @@ class StepGuard:
             ``skipped_in_a_row`` up to now and ``skipped`` in all. It is changed in
             place, so that whoever holds it can save it.
         left_out: Steps that were not taken, skipped or not.
+        images: What the images of the coming step are called, a list for each batch
+            of the data loader; whoever sees the batches notes them here.
     """
 
     def __init__(self, *, spike_factor: float | None = None, window: int = 100):
@@ -52,23 +45,28 @@ class StepGuard:
         self.window = window
         self.state = dict(losses=[], skipped_in_a_row=0, skipped=0)
         self.left_out = 0
+        self.images: list[list[str]] = []
 
     def judge(
         self,
-        micro_batches: Sequence[MicroBatch],
+        losses: Sequence[Tensor],
         grad_norm: Tensor,
         *,
+        micro_batch: int | None = None,
         loss_scale: float | None = None,
     ) -> Verdict:
         """Decide about a step, log if it is not taken, and count.
 
         Args:
-            micro_batches: All that went into the step.
+            losses: Those of all micro-batches of the step in their order, scalars.
             grad_norm: Norm of all its gradients, a scalar.
+            micro_batch: Into how many images at a time a batch was split; None: it
+                was not.
             loss_scale: What losses were multiplied by, where a lower scale can be
                 tried; an overflow is no fault then.
         """
-        losses = torch.stack([batch.loss.detach().float() for batch in micro_batches])
+        batches, self.images = self.images, []
+        losses = torch.stack([loss.detach().float() for loss in losses])
         summary = torch.stack([losses.mean(), grad_norm.to(losses)])
         all_reduce(summary, 'mean')
         loss, norm = summary.tolist()
@@ -98,11 +96,16 @@ class StepGuard:
         self.left_out += 1
         state['skipped_in_a_row'] += 1
         state['skipped'] += 1
-        guilty = ~losses.isfinite() | (losses > limit)
+        parts = [
+            names[start : start + (micro_batch or len(names))]
+            for names in batches
+            for start in range(0, len(names), micro_batch or len(names))
+        ]
+        guilty = (~losses.isfinite() | (losses > limit)).tolist()
         print_log(
             f'{fault}; the step is skipped ({state["skipped_in_a_row"]} in a row, '
             f'{state["skipped"]} in all). Images: '
-            + ', '.join(_images(micro_batches, guilty.tolist())),
+            + (', '.join(_images(parts, guilty)) or 'StepGuardHook would know them'),
             logger='current',
             level=logging.WARNING,
         )
@@ -115,16 +118,11 @@ class StepGuard:
         return self.spike_factor * median(losses)
 
 
-def image_ids(samples: Iterable[PoseDataSample]) -> list[str]:
-    """Return what the annotation file calls the images of some samples."""
-    return [str(sample.get('img_id', 'unknown')) for sample in samples]
-
-
-def _images(micro_batches: Sequence[MicroBatch], guilty: Sequence[bool]) -> list[str]:
+def _images(parts: Sequence[list[str]], guilty: Sequence[bool]) -> list[str]:
     """Name the images of the guilty micro-batches of all processes, or else of all."""
     named, others = set(), set()
-    for batch, is_guilty in zip(micro_batches, guilty, strict=True):
-        (named if is_guilty else others).update(batch.images)
+    for names, is_guilty in zip(parts, guilty, strict=bool(parts)):
+        (named if is_guilty else others).update(names)
     gathered = all_gather_object((named, others))
     named = set().union(*(part for part, _ in gathered))
     others = set().union(*(part for _, part in gathered))

@@ -1,6 +1,5 @@
 import itertools
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from torch import nn
 
 from sapiens_plugin.engine.hooks.step_guard_hook import StepGuardHook
 from sapiens_plugin.engine.optim.guarded_optim_wrapper import GuardedOptimWrapper
-from sapiens_plugin.engine.optim.step_guard import MicroBatch, StepGuard, Verdict
+from sapiens_plugin.engine.optim.step_guard import StepGuard
 from sapiens_plugin.errors import InputError
 
 NAN, INF = float('nan'), float('inf')
@@ -29,7 +28,7 @@ def streamed(cfg):
     cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
     cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
     cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.custom_hooks.insert(0, dict(type='sapiens_plugin.StreamingHook'))
+    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     return cfg
 
 
@@ -37,7 +36,8 @@ kinds = pytest.mark.parametrize('kind', [stock, streamed])
 
 
 def guarded(cfg, **settings):
-    cfg.custom_hooks.append(dict(type='sapiens_plugin.StepGuardHook', **settings))
+    kind = 'sapiens_plugin.StepGuardHook'
+    cfg.default_hooks.step_guard = dict(type=kind, **settings)
     return cfg
 
 
@@ -45,9 +45,7 @@ def guarded(cfg, **settings):
 def job(demo_config):
     """Nothing but steps, nine of them."""
     cfg = demo_config
-    cfg.custom_hooks = [
-        hook for hook in cfg.custom_hooks if not hook['type'].endswith('StepGuardHook')
-    ]
+    cfg.default_hooks.step_guard = None
     for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         cfg[name] = None
     for name in ('status', 'pictures', 'report'):
@@ -175,7 +173,7 @@ def test_a_loss_far_above_the_usual_skips_the_step_once_it_is_known(
     bad_ones = ', '.join(sorted(set(watch.images[4][-1])))
     assert said[0].endswith(f'Images: {bad_ones}')
 
-    job.custom_hooks[-1]['spike_factor'] = None
+    job.default_hooks.step_guard.spike_factor = None
     watch = Watch(bad=[1, 4, 5], factor=100)
     make_runner(job, watch).train()
     assert all(watch.took())
@@ -321,66 +319,3 @@ def test_other_attributes_are_those_of_the_wrapper():
     wrapper = OptimWrapper(torch.optim.AdamW(model.parameters()))
     guarded = GuardedOptimWrapper(wrapper, StepGuard())
     assert guarded.inner_count == 0 and guarded.optimizer is wrapper.optimizer
-
-
-def batch(loss, *images):
-    return MicroBatch(torch.tensor(loss), list(images))
-
-
-def test_the_median_is_of_steps_that_were_taken():
-    guard = StepGuard(spike_factor=2.0, window=3)
-
-    def judge(loss, norm=1.0):
-        return guard.judge([batch(loss, 'a')], torch.tensor(norm))
-
-    for loss in (1.0, 50.0, 3.0):  # any of the first three
-        assert judge(loss) is Verdict.STEP
-    assert judge(6.5) is Verdict.SKIP  # the median is 3
-    assert judge(6.5) is Verdict.SKIP and guard.state['skipped_in_a_row'] == 2
-    assert judge(1.0, norm=NAN) is Verdict.SKIP
-    assert judge(6.0) is Verdict.STEP and guard.state['skipped_in_a_row'] == 0
-    assert guard.state['losses'] == [50.0, 3.0, 6.0]
-    assert judge(12.5) is Verdict.SKIP and judge(11.9) is Verdict.STEP
-
-
-PROCESS = """
-import os
-import sys
-import torch
-import torch.multiprocessing as mp
-import sapiens_plugin.registry
-from sapiens_plugin.engine.optim import step_guard
-from sapiens_plugin.engine.optim.step_guard import MicroBatch, StepGuard
-
-def run(rank, place):
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{place}', rank=rank, world_size=2)
-    said = []
-    step_guard.print_log = lambda message, **_: said.append(message)
-    guard = StepGuard(spike_factor=2.0, window=2)
-    def judge(*losses, norm=1.0):
-        parts = [MicroBatch(torch.tensor(l), [f'{rank}{i}'])
-                 for i, l in enumerate(losses[rank])]
-        return guard.judge(parts, torch.tensor(norm)).name
-    got = [
-        judge((1.0, 2.0), (3.0, 4.0)),
-        judge((1.0, 2.0), (3.0, float('nan'))),
-        judge((1.0, 2.0), (3.0, 4.0)),
-        judge((1.0, 2.0), (3.0, 90.0)),
-        judge((1.0, 2.0), (3.0, 4.0), norm=float('inf')),
-    ]
-    images = [message.partition('Images: ')[2] for message in said]
-    line = f'\\n{rank} {got} {guard.state} {images}\\n'
-    os.write(1, line.encode())  # at once, or the lines of two would mingle
-
-mp.start_processes(run, (sys.argv[1],), nprocs=2, start_method='fork')
-"""
-
-
-@pytest.mark.skipif(sys.platform == 'win32', reason='it forks')
-def test_two_processes_decide_as_one(two_processes, tmp_path):
-    first, second = two_processes(PROCESS, tmp_path / 'store')
-    assert first[1:] == second[1:]
-    assert "['STEP', 'SKIP', 'STEP', 'SKIP', 'SKIP']" in first
-    assert "'losses': [2.5, 2.5]" in first and "'skipped_in_a_row': 2" in first
-    assert "['11', '11', '00, 01, 10, 11']" in first

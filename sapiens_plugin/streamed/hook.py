@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 
 from sapiens_plugin.core.streaming.memory import HostMemory, host_memory
 from sapiens_plugin.core.utils.unforked import set_forked
+from sapiens_plugin.engine.utils.start import Start
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
@@ -69,7 +70,7 @@ class StreamingHook(Hook):
                     'which runs its own layers in its own order. Leave it out.'
                 )
         runner.optim_wrapper.optimizer.moment_dtype = model.moment_dtype
-        if not runner._resume:  # or the checkpoint says what has been decided
+        if not Start.of(runner).resumes:  # or the checkpoint says what has been decided
             self._check_memory(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -78,7 +79,8 @@ class StreamingHook(Hook):
         Raises:
             InputError: The GPU's or the host's memory is too small.
         """
-        if runner._resume and isinstance(runner.optim_wrapper, StreamedOptimWrapper):
+        is_training = isinstance(runner.optim_wrapper, StreamedOptimWrapper)
+        if is_training and Start.of(runner).resumes:
             if decisions := checkpoint['meta'].get(_DECISIONS):
                 unwrap(runner.model).go_on_with(decisions)
             self._check_memory(runner)
@@ -89,7 +91,8 @@ class StreamingHook(Hook):
         Raises:
             InputError: The GPU's or the host's memory is too small.
         """
-        if runner._resume and not runner._has_loaded:
+        start = Start.of(runner)
+        if start.resumes and not start.has_loaded:
             self._check_memory(runner)
         set_forked(unwrap(runner.model).parameters(), forked=False)
 

@@ -1,7 +1,6 @@
 """Which checkpoint to resume from."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from logging import Logger
 from pathlib import Path
 
@@ -52,10 +51,18 @@ def choose_for(
     last = Path(text) if text else None
     candidates = _candidates(run, folder, last, filename_tmpl)
     logger.info('Reading the last checkpoint to see that it is whole.')
+    chosen, passed_over, damaged = _first_whole(candidates)
     is_here = last is None or last.name in {path.name for path in candidates}
-    gone = None if is_here or last.exists() else last
-    choice = choose(candidates, gone=gone)
-    if choice is None:
+    if not is_here and not last.exists():
+        passed_over.insert(0, f'{last}, the last checkpoint, does not exist.')
+    if chosen is None:
+        if passed_over:
+            raise InputError(
+                'There is no whole checkpoint to resume from. '
+                + ' '.join(passed_over)
+                + ' A best_*.pth beside them may be whole: its weights are taken by '
+                '--cfg-options load_from=PATH with another --work-dir.'
+            )
         if last is not None:
             raise InputError(
                 f'There is no checkpoint of this run in {folder}. last_checkpoint '
@@ -66,9 +73,9 @@ def choose_for(
             f'There is no checkpoint in {folder} to resume from: the run starts anew.'
         )
         return None
-    for problem in choice.passed_over:
-        logger.warning(f'{problem} The run goes on from {choice.path}.')
-    for path in choice.damaged:
+    for problem in passed_over:
+        logger.warning(f'{problem} The run goes on from {chosen}.')
+    for path in damaged:
         if str(path) == run.adopted:  # the file of another run
             continue
         # Or it would count as one of those by time that are kept.
@@ -80,7 +87,7 @@ def choose_for(
                 f'{path} could not be renamed: {error.strerror or error}. Delete it '
                 'when you can.'
             )
-    return str(choice.path)
+    return str(chosen)
 
 
 def _candidates(
@@ -118,41 +125,11 @@ def _candidates(
     return sorted(filter(may_be_taken, origins), key=age, reverse=True)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A checkpoint to resume from.
-
-    Attributes:
-        path: The file; it is whole.
-        passed_over: What was wrong with files that would have come before it.
-        damaged: Those of them that will never do.
-    """
-
-    path: Path
-    passed_over: tuple[str, ...]
-    damaged: tuple[Path, ...]
-
-
-def choose(candidates: Iterable[Path], *, gone: Path | None = None) -> Choice | None:
-    """Choose the first whole checkpoint.
-
-    Every file that is looked at is read as a whole.
-
-    Args:
-        candidates: Checkpoints in the order of preference.
-        gone: What ``last_checkpoint`` names, if that does not exist.
-
-    Returns:
-        The first whole one; None where there are none at all.
-
-    Raises:
-        InputError: There are some, and none is whole.
-    """
+def _first_whole(paths: list[Path]) -> tuple[Path | None, list[str], list[Path]]:
+    """Return it, what is wrong with those before it, and which of them are damaged."""
     passed_over: list[str] = []
     damaged: list[Path] = []
-    if gone is not None:
-        passed_over.append(f'{gone}, the last checkpoint, does not exist.')
-    for path in candidates:
+    for path in paths:
         try:
             load_from_local(path)
         except InputError as error:
@@ -160,15 +137,8 @@ def choose(candidates: Iterable[Path], *, gone: Path | None = None) -> Choice | 
             if isinstance(error, Damaged):
                 damaged.append(path)
         else:
-            return Choice(path, tuple(passed_over), tuple(damaged))
-    if passed_over:
-        raise InputError(
-            'There is no whole checkpoint to resume from. '
-            + ' '.join(passed_over)
-            + ' A best_*.pth beside them may be whole: its weights are taken by '
-            '--cfg-options load_from=PATH with another --work-dir.'
-        )
-    return None
+            return path, passed_over, damaged
+    return None, passed_over, damaged
 
 
 def _check(named: Path, others: set[Path]) -> None:

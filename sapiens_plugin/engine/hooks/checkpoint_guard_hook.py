@@ -4,6 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from sapiens_plugin.core.streaming.host_adamw import HostAdamW
+from sapiens_plugin.engine.utils.start import Start
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
@@ -29,7 +30,7 @@ class CheckpointGuardHook(Hook):
             InputError: A name is missing, left over or of another shape; or the run is
                 to be resumed, and the file holds weights alone.
         """
-        if runner._resume:
+        if Start.of(runner).resumes:
             self._check_resume(runner, checkpoint)
         state = unwrap(runner.model).state_dict()
         own = {name: tuple(value.shape) for name, value in state.items()}

@@ -10,7 +10,8 @@ from typing import Any
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook as StockCheckpointHook
 from mmengine.logging import MessageHub
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.optim import BaseOptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from sapiens_plugin.core.checkpoints import frozen
 from sapiens_plugin.core.checkpoints.choose import choose_for
@@ -24,16 +25,13 @@ from sapiens_plugin.core.checkpoints.run_files import (
     set_last,
     unfinished,
 )
-from sapiens_plugin.core.checkpoints.run_identity import (
-    KEY,
-    Run,
-    identify,
-)
+from sapiens_plugin.core.checkpoints.run_identity import KEY, Run, identify
 from sapiens_plugin.core.checkpoints.saving import (
     CheckpointNotWritten,
     to_the_last_byte,
 )
 from sapiens_plugin.engine.loops.train_loop import ResumableTrainLoop
+from sapiens_plugin.engine.utils.start import Place, Start
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.jobs.evaluation import best_rule
@@ -120,15 +118,17 @@ class CheckpointHook(StockCheckpointHook):
         Raises:
             InputError: The one that was asked for is damaged, or all are.
         """
-        if not isinstance(runner._train_loop, BaseLoop):
-            runner._resume = False  # a test, with the config that a resumed run left
+        start = Start.of(runner)
+        if not isinstance(runner.optim_wrapper, BaseOptimWrapper):
+            # A test, with the config that a resumed run left.
+            start._replace(resumes=False).hand_to(runner)
             return
         if self._folder is not None:
             return  # a test after the training
         answer: list[Any] = [None, None, None]
         if is_main_process():
             try:
-                answer[:2] = self._begin(runner)
+                answer[:2] = self._begin(runner, start)
             except (InputError, OSError) as error:  # the others wait for an answer
                 answer[2] = str(error)
         broadcast_object_list(answer)
@@ -136,30 +136,27 @@ class CheckpointHook(StockCheckpointHook):
         if problem:
             raise InputError(problem)
         if path is not None:
-            runner._load_from = path
-            # The checkpoint fills the model. To fill it from pre-trained weights first
-            # would take a while, and fail where those are gone.
-            runner._init_model_weights = lambda: None
+            start._replace(path=path).hand_to(runner)
 
-    def _begin(self, runner: Runner) -> tuple[Path, str | None]:
+    def _begin(self, runner: Runner, start: Start) -> tuple[Path, str | None]:
         """Tell where checkpoints go, and which one the run goes on from."""
         work_dir = Path(runner.work_dir)
         folder = folder_of(work_dir, self.out_dir if self._is_local else None)
         path = None
         run, taken = identify(
-            work_dir, folder, anew=not runner._resume, logger=runner.logger
+            work_dir, folder, anew=not start.resumes, logger=runner.logger
         )
         if taken != folder:
             runner.logger.info(
                 f'{folder} has the checkpoints of another run. Those of this one go to '
                 f'{taken}.'
             )
-        if runner._resume and '://' not in str(runner._load_from):
+        if start.resumes and '://' not in str(start.path):
             path = choose_for(
                 run,
                 taken,
                 logger=runner.logger,
-                named=runner._load_from,
+                named=start.path,
                 filename_tmpl=self.filename_tmpl,
             )
         self._run = run.started(Path(path) if path else None, taken)
@@ -172,15 +169,16 @@ class CheckpointHook(StockCheckpointHook):
         Raises:
             InputError: That is within an epoch, and the loop is a stock one.
         """
-        if not runner._resume:
+        if not Start.of(runner).resumes:
             return
-        meta, loop = checkpoint['meta'], runner.train_loop
+        place, loop = Place.of(checkpoint['meta']), runner.train_loop
         if isinstance(loop, ResumableTrainLoop):
-            loop.resume_from(meta)
+            # Read by Runner.resume, which sets the loop's iteration by it.
+            checkpoint['meta']['iter'] = loop.resume_from(place).iter
         elif (
             isinstance(loop, EpochBasedTrainLoop)
-            and 'steps_per_epoch' in meta
-            and meta['iter'] != meta['epoch'] * meta['steps_per_epoch']
+            and place.steps_per_epoch is not None
+            and place.iter != place.epoch * place.steps_per_epoch
         ):
             raise InputError(
                 'The checkpoint was saved within an epoch, and '
@@ -211,9 +209,10 @@ class CheckpointHook(StockCheckpointHook):
             self.out_dir = str(self._folder)
         for step in kept:
             self._remove_saved(runner, self._path_of(step))
-        if runner._resume:
+        start = Start.of(runner)
+        if start.resumes:
             self.last_ckpt = runner.message_hub.get_info('last_ckpt', None)
-            if path := runner._load_from:
+            if path := start.path:
                 here = path if '://' in path else Path(path).absolute()
                 self._point_at(runner, here)  # until there is a newer one
         if is_main_process():
@@ -228,10 +227,10 @@ class CheckpointHook(StockCheckpointHook):
             The steps of those that it keeps no longer.
         """
         infos = runner.message_hub.runtime_info
-        path = runner._load_from
-        if self._run is None or not runner._resume or not path:
+        start = Start.of(runner)
+        if self._run is None or not start.resumes or not start.path:
             return []
-        if self._is_local and not self._run.has_saved(Path(path), self._folder):
+        if self._is_local and not self._run.has_saved(Path(start.path), self._folder):
             for name in list(infos):
                 if name.startswith(('keep_ckpt_ids', 'best_ckpt')):
                     del infos[name]  # files of the other run
@@ -543,12 +542,8 @@ class CheckpointHook(StockCheckpointHook):
     def _meta(
         self, runner: Runner, epoch: int, iteration: int, *, validation_due: bool
     ) -> dict:
-        return dict(
-            epoch=epoch,
-            iter=iteration,
-            validation_due=validation_due,
-            steps_per_epoch=len(runner.train_dataloader),
-        )
+        steps = len(runner.train_dataloader)
+        return Place(epoch, iteration, validation_due, steps)._asdict()
 
     def _write(
         self, runner: Runner, save: Callable[[], None]

@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from sapiens_plugin.engine.utils.accumulation import accumulation
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
@@ -76,11 +77,9 @@ class PhaseSwitchHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Switch when the warm-up is over."""
         if self._in_warmup and runner.epoch >= self.warmup_epochs:
-            unfinished = (
-                runner.optim_wrapper.inner_count
-                % runner.optim_wrapper._accumulative_counts
-            )
-            runner.optim_wrapper.zero_grad()
+            wrapper = runner.optim_wrapper
+            unfinished = wrapper.inner_count % accumulation(wrapper)
+            wrapper.zero_grad()
             if unfinished:
                 runner.logger.info(
                     f'Phase switch: gradients of {unfinished} micro-batches that '

@@ -12,6 +12,8 @@ from sapiens_plugin.core.vit.lifting import compare_backbone, differing
 from sapiens_plugin.core.vit.model import SapiensViT
 from sapiens_plugin.core.weight_files.checkpoint import open_weights
 from sapiens_plugin.core.weight_files.sampling import sample
+from sapiens_plugin.engine.utils.accumulation import accumulation
+from sapiens_plugin.engine.utils.start import Start
 from sapiens_plugin.engine.utils.unwrap import unwrap
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import HOOKS
@@ -50,12 +52,7 @@ class WeightsGuardHook(Hook):
         if steps < 1:
             raise InputError(f'WeightsGuardHook: steps={steps} should be 1 or more.')
         self.steps = steps
-        self._has_loaded = False
         self._watch: _Watch | None = None
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note that the model's own announcement is overruled."""
-        self._has_loaded = True
 
     def before_train(self, runner: Runner) -> None:
         """Compare the weights, and note them.
@@ -64,9 +61,10 @@ class WeightsGuardHook(Hook):
             InputError: Weights that were announced are not in the model.
         """
         backbone = getattr(unwrap(runner.model), 'backbone', None)
-        if runner._load_from is not None and not runner._resume:
-            _check_loaded(runner, Path(runner._load_from))
-        elif not self._has_loaded and isinstance(backbone, SapiensViT):
+        start = Start.of(runner)
+        if start.path is not None and not start.resumes:
+            _check_loaded(runner, Path(start.path))
+        elif not start.has_loaded and isinstance(backbone, SapiensViT):
             _check_lifted(runner, backbone)
         self._watch = _Watch(runner)
 
@@ -202,7 +200,7 @@ def _what_trains(runner: Runner) -> dict[str, bool]:
 def _steps_taken(runner: Runner) -> int:
     wrapper = runner.optim_wrapper
     left_out = sum(h.left_out for h in runner.hooks if isinstance(h, StepGuardHook))
-    return wrapper.inner_count // wrapper._accumulative_counts - left_out
+    return wrapper.inner_count // accumulation(wrapper) - left_out
 
 
 def _shows(rate: float, values: Tensor) -> bool:

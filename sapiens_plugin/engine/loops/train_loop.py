@@ -10,7 +10,6 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
@@ -19,7 +18,9 @@ from sapiens_plugin.compat.workers import DeadWorkers, forget_workers
 from sapiens_plugin.core.streaming.randomness import mix
 from sapiens_plugin.datasets.samplers.resumable_sampler import ResumableSampler
 from sapiens_plugin.datasets.seeded_dataset import SeededDataset
+from sapiens_plugin.engine.utils.accumulation import accumulation
 from sapiens_plugin.engine.utils.same_bits import surroundings, warn_of_changes
+from sapiens_plugin.engine.utils.start import Place
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import LOOPS
 
@@ -79,7 +80,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self.at_end = ExitStack()
         self._has_restarted_workers = False
         self._seed = runner.seed
-        self._counts = _accumulative_counts(runner.optim_wrapper)
+        self._counts = accumulation(runner.optim_wrapper)
         self._leave_out_last_batches()
         self._max_iters = self._max_epochs * len(self.dataloader)
         self._go_to(0)
@@ -95,30 +96,29 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             and (epoch % interval == 0 or epoch == self.max_epochs)
         )
 
-    def resume_from(self, meta: dict) -> None:
+    def resume_from(self, place: Place) -> Place:
         """Take a checkpoint's place over, before the runner does.
 
-        Args:
-            meta: Of the checkpoint: ``epoch`` and ``iter``; from this loop also
-                ``steps_per_epoch`` and ``validation_due``. Where batches do not mean
-                what they meant, ``iter`` is set to the beginning of the epoch.
+        Returns:
+            That place; or the beginning of its epoch, where batches do not mean what
+            they meant.
         """
         now = len(self.dataloader)
-        before = meta.get('steps_per_epoch', now)
-        done = meta['iter'] - meta['epoch'] * now
+        before = place.steps_per_epoch or now
+        begin = place.epoch * now
+        done = place.iter - begin
         if before != now or not 0 <= done <= now or done % self._counts:
             self.runner.logger.warning(
                 f'An epoch had {before} batches when the checkpoint was written, in '
-                f'{meta["iter"]} iterations so far, and has {now} now: the data, the '
+                f'{place.iter} iterations so far, and has {now} now: the data, the '
                 'batch size, the accumulation or the number of processes has changed. '
-                f'Epoch {meta["epoch"] + 1} is trained from its beginning. Schedules '
+                f'Epoch {place.epoch + 1} is trained from its beginning. Schedules '
                 'of the learning rate go on counting iterations: they no longer end '
                 'with the epochs they were made for.'
             )
-            meta['iter'] = meta['epoch'] * now
-        self.validation_due = (
-            meta.get('validation_due', False) and self.runner.val_loop is not None
-        )
+            place = place._replace(iter=begin)
+        self.validation_due = place.validation_due and self.runner.val_loop is not None
+        return place
 
     def run(self) -> torch.nn.Module:
         """Train, and validate where it is due; return the model.
@@ -263,12 +263,6 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f'{batches - whole} would fill no optimizer step of {self._counts}. '
                 'Each epoch leaves out other images.'
             )
-
-
-def _accumulative_counts(optim_wrapper: OptimWrapper | dict) -> int:
-    if isinstance(optim_wrapper, OptimWrapper):
-        return optim_wrapper._accumulative_counts
-    return optim_wrapper.get('accumulative_counts', 1)
 
 
 def _seed_all(seed: int) -> None:

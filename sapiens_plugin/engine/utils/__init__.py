@@ -1,1 +1,1 @@
-"""What several modules ask of processes and models."""
+"""What several modules ask of runs, processes and models."""

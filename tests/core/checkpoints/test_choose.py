@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sapiens_plugin.core.checkpoints import frozen, run_files, run_identity
-from sapiens_plugin.core.checkpoints.choose import choose, choose_for, whole_ones
+from sapiens_plugin.core.checkpoints.choose import choose_for, whole_ones
 from sapiens_plugin.core.checkpoints.run_identity import Run
 from sapiens_plugin.core.checkpoints.saving import save_to_local
 from sapiens_plugin.errors import InputError
@@ -36,27 +36,24 @@ def damage(path):
     path.write_bytes(content)
 
 
-def furthest_first(paths):
-    return sorted(paths, key=lambda path: int(path.stem[5:]), reverse=True)
+def test_the_first_one_is_taken_if_it_is_whole(three, tmp_path, caplog):
+    assert chosen_for(tmp_path, tmp_path) == str(three[0])
+    assert not caplog.messages
 
 
-def test_the_first_one_is_taken_if_it_is_whole(three):
-    choice = choose(three)
-    assert (choice.path, choice.passed_over) == (three[0], ())
-
-
-def test_else_the_next_whole_one(three):
+def test_else_the_next_whole_one(three, tmp_path, caplog):
     at_30, at_10, at_20 = three
     damage(at_30)
-    choice = choose(furthest_first(three))
-    assert choice.path == at_20
-    (problem,) = choice.passed_over
+    assert chosen_for(tmp_path, tmp_path) == str(at_20)
+    (problem,) = caplog.messages
     assert f'{at_30} is damaged' in problem
+    assert problem.endswith(f'The run goes on from {at_20}.')
 
+    caplog.clear()
+    at_30.with_name('iter_30.pth.damaged').rename(at_30)
     damage(at_20)
-    choice = choose(furthest_first(three))
-    assert choice.path == at_10
-    assert len(choice.passed_over) == 2
+    assert chosen_for(tmp_path, tmp_path) == str(at_10)
+    assert [m.endswith(f'from {at_10}.') for m in caplog.messages] == [True, True]
 
 
 def test_what_lacks_its_frozen_weights_for_now_keeps_its_name(three, tmp_path, caplog):
@@ -150,11 +147,13 @@ def test_what_another_run_left_here_comes_after_its_own(tmp_path):
     assert chosen_for(tmp_path, tmp_path).endswith('epoch_1.pth')
 
 
-def test_one_that_is_missing_is_told(three, tmp_path):
+def test_one_that_is_missing_is_told(three, tmp_path, caplog):
     gone = tmp_path / 'iter_40.pth'
-    choice = choose(furthest_first(three), gone=gone)
-    assert choice.path == three[0]
-    assert f'{gone}, the last checkpoint, does not exist' in choice.passed_over[0]
+    run_files.set_last(tmp_path, gone)
+    damage(three[0])
+    assert chosen_for(tmp_path, tmp_path) == str(three[2])
+    assert f'{gone}, the last checkpoint, does not exist' in caplog.messages[0]
+    assert f'{three[0]} is damaged' in caplog.messages[1]
 
 
 def test_a_last_one_that_tells_nothing_any_more_is_told(three, tmp_path, caplog):
@@ -184,14 +183,14 @@ def test_a_run_is_never_begun_anew_over_damaged_ones(three, tmp_path):
     for path in three:
         damage(path)
     with pytest.raises(InputError, match=r'no whole checkpoint.*load_from') as e:
-        choose(three)
-    assert all(str(path) in str(e.value) for path in three)
-    with pytest.raises(InputError, match='does not exist'):
-        choose([], gone=tmp_path / 'iter_40.pth')
+        chosen_for(tmp_path, tmp_path)
+    assert all(str(path) in str(e.value) and path.exists() for path in three)
 
 
-def test_none_is_none():
-    assert choose([]) is None
+def test_nor_over_one_that_is_missing(tmp_path):
+    run_files.set_last(tmp_path, tmp_path / 'iter_40.pth')
+    with pytest.raises(InputError, match=r'no whole checkpoint.*does not exist'):
+        chosen_for(tmp_path, tmp_path)
 
 
 def test_whole_ones_are_named_furthest_first(three):

@@ -18,6 +18,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
 from sapiens_plugin.engine.loops import train_loop
 from sapiens_plugin.engine.loops.train_loop import ResumableTrainLoop
+from sapiens_plugin.engine.utils.start import Place
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.command import Interrupted
 
@@ -414,9 +415,9 @@ def test_only_between_two_steps_an_epoch_goes_on(done, before, there):
     loop._runner = SimpleNamespace(
         logger=SimpleNamespace(warning=warnings.append), val_loop=None
     )
-    meta = dict(epoch=2, iter=12 + done, steps_per_epoch=before)
-    loop.resume_from(meta)
-    assert meta['iter'] == there and len(warnings) == (there == 12)
+    place = Place(epoch=2, iter=12 + done, steps_per_epoch=before)
+    assert loop.resume_from(place) == place._replace(iter=there)
+    assert len(warnings) == (there == 12)
 
 
 def test_processes_and_iterations_draw_different_numbers(monkeypatch):

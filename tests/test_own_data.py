@@ -59,7 +59,7 @@ def workers(demo, tmp_path, monkeypatch):
     configs.mkdir()
     (configs / 'workers_keypoints.py').write_text(KEYPOINTS, encoding='utf-8')
     (configs / 'workers.py').write_text(JOB, encoding='utf-8')
-    (configs / 'few.py').write_text(JOB + FEW, encoding='utf-8')
+    (configs / 'few.py').write_text(FEW, encoding='utf-8')
     several = "_base_ = 'workers.py'\n" + SEVERAL
     (configs / 'several.py').write_text(several, encoding='utf-8')
     (configs / 'sapiens1b_gtx1650.py').write_text(

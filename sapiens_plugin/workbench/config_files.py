@@ -13,7 +13,8 @@ _SHIPPED = Path(__file__).resolve().parents[2] / 'configs'
 _READABLE = ('.py', '.json', '.yaml', '.yml')  # by MMEngine
 # What wishes of sapiens_plugin.recipe change, each as a whole.
 _OF_RECIPES = (
-    *('model', 'codec', 'train_pipeline', 'optim_wrapper', 'param_scheduler'),
+    *('model', 'codec', 'optim_wrapper', 'param_scheduler'),
+    *('train_pipeline', 'val_pipeline'),
     *('train_dataloader', 'val_dataloader', 'test_dataloader'),
     *('train_cfg', 'default_hooks', 'auto_scale_lr'),
 )

@@ -31,3 +31,9 @@ class UnreadableImage(InputError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.path, self.reason)
+
+
+def first_line(error: object) -> str:
+    """Write an error in a line without a full stop, to go on behind it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip('.')

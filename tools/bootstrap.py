@@ -537,7 +537,10 @@ def _output(command: list) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path):
-    """Hold the lock at ``path``. The system frees it when the last holder ends."""
+    """Hold the lock at ``path``. The system frees it when the last holder ends.
+
+    Of its own kind, since no package is installed yet; else there is core/utils/alone.
+    """
     with path.open('a') as file:
         if not _try_lock(file):
             _say(f'Another run is preparing {path.parent}; waiting for it to end.')

@@ -10,10 +10,11 @@ from mmengine.logging import print_log
 from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 
 from sapiens_plugin.core.coco.annotations import HUGE, as_it_is
+from sapiens_plugin.core.utils.amounts import some
+from sapiens_plugin.core.utils.json_file import load_json
 from sapiens_plugin.errors import InputError
 
 from .annotations import CheckedCoco, compare_names
-from .coco_api import load_json
 
 
 @cache
@@ -91,8 +92,8 @@ def _tested_categories(
     if not tested and len(found) == len(true) == 1:
         tested = dict(zip(found, true, strict=True))
     told = (
-        f'The boxes in {dataset.bbox_file} are of category_id {_listed(found)}, and '
-        f'the persons in {dataset.ann_file} of category_id {_listed(true)}.'
+        f'The boxes in {dataset.bbox_file} are of category_id {some(found, most=5)}, '
+        f'and the persons in {dataset.ann_file} of category_id {some(true, most=5)}.'
     )
     if found and not tested:
         raise InputError(
@@ -108,11 +109,6 @@ def _tested_categories(
             level=logging.WARNING,
         )
     return tested
-
-
-def _listed(ids: set) -> str:
-    shown = sorted(ids, key=str)
-    return ', '.join(map(str, shown[:5])) + (', ...' if shown[5:] else '')
 
 
 def _read_detections(path: str) -> list[dict]:

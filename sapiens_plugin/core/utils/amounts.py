@@ -1,9 +1,11 @@
-"""Amounts as a reader wants them.
+"""Amounts, counts and lists of names as a reader wants them.
 
 What lies in memory, or is planned beside it, is told in MiB and GiB, as tools for GPUs
 tell it; what is fetched, and the room for files, in MB and GB, as servers and disks
 are sold.
 """
+
+from collections.abc import Iterable
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -50,3 +52,14 @@ def number(value: float) -> str:
     if value >= 100:
         return f'{value:,.0f}'
     return f'{value:.1f}' if value >= 10 else f'{value:.2f}'
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: ``'1 file'``, ``'2,000 files'``."""
+    return f'{number:,} {noun}{"" if number == 1 else "s"}'
+
+
+def some(names: Iterable[object], *, most: int = 3) -> str:
+    """Write the first names by alphabet: ``'1.jpg, 2.jpg, 3.jpg, …'``."""
+    texts = sorted(map(str, names))
+    return ', '.join(texts[:most]) + (', …' if texts[most:] else '')

@@ -1,4 +1,4 @@
-"""Counts in words; a bar with rate and time left, on a terminal alone."""
+"""A bar with rate and time left, on a terminal alone."""
 
 import sys
 from collections.abc import Iterator
@@ -13,11 +13,6 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a number of things: ``'1 file'``, ``'2,000 files'``."""
-    return f'{number:,} {noun}{"" if number == 1 else "s"}'
 
 
 class Bar:

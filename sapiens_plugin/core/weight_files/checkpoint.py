@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sapiens_plugin.errors import InputError
+from sapiens_plugin.errors import InputError, first_line
 
 from .sampling import sample, sample_spans
 from .untrusted import check_pickle, narrow_unpickling, what_is_wrong
@@ -433,11 +433,6 @@ def _read_spans(path, archive, member, record, dtype, spans) -> Tensor:
 
 def _damaged(path: Path, reason: object) -> InputError:
     return InputError(
-        f'The weight file {path} is damaged inside: {_first_line(reason)}. '
+        f'The weight file {path} is damaged inside: {first_line(reason)}. '
         'Download or copy it again.'
     )
-
-
-def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip('.')

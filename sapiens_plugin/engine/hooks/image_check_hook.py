@@ -5,6 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from sapiens_plugin.core.utils.amounts import some
 from sapiens_plugin.core.utils.listing import missing
 from sapiens_plugin.datasets.parts import image_paths, parts
 from sapiens_plugin.errors import InputError
@@ -48,7 +49,7 @@ class ImageCheckHook(Hook):
     def _check(self, runner: Runner, dataset: Dataset, max_share: float) -> None:
         for part in parts(dataset):
             paths = image_paths(part)
-            absent = sorted(missing('', paths))
+            absent = list(missing('', paths))
             if not absent:
                 continue
             said = _say(part, absent, len(paths))
@@ -72,8 +73,7 @@ def _limit(max_share: float) -> str:
 
 
 def _say(dataset: BaseDataset, absent: list[str], count: int) -> str:
-    shown = ', '.join(absent[:3]) + (', …' if len(absent) > 3 else '')
     return (
         f'{len(absent)} of {count} images that {dataset.ann_file} names are missing: '
-        f'{shown}.'
+        f'{some(absent)}.'
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 
 from sapiens_plugin.core.coco.keypoints import KEYPOINT_NAMES
+from sapiens_plugin.core.utils.amounts import counted
 from sapiens_plugin.core.utils.json_stream import read_lists
-from sapiens_plugin.core.utils.progress import counted
 from sapiens_plugin.errors import InputError
 
 from . import kinds

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sapiens_plugin.core.utils.progress import counted
+from sapiens_plugin.core.utils.amounts import counted
 
 from .kinds import Finding, Severity, shown
 from .samples import Sample

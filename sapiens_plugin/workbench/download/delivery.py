@@ -17,11 +17,11 @@ from sapiens_plugin.core.coco.layout import (
     missing,
 )
 from sapiens_plugin.core.images.check import Expected, check_images
-from sapiens_plugin.core.utils.amounts import gigabytes
+from sapiens_plugin.core.utils.amounts import counted, gigabytes, some
 from sapiens_plugin.core.utils.free_space import nearest
 from sapiens_plugin.core.utils.listing import sizes
 from sapiens_plugin.core.utils.parallel import for_each
-from sapiens_plugin.core.utils.progress import byte_bar, counted
+from sapiens_plugin.core.utils.progress import byte_bar
 from sapiens_plugin.core.utils.whole_file import part_of, whole_path
 
 from .archive import Archive, Member, damaged, extract, runs
@@ -194,7 +194,7 @@ class Delivery:
             size = gigabytes(sum(f.size for f in absent))
             self._say(f'{len(absent):,} of {of_them} to bring, {size}')
         while absent := self._take_from_archive(archive, absent):
-            names = _some(file.name for file in absent)
+            names = some(file.name for file in absent)
             count = counted(len(absent), 'file')
             damage = f'{count} arrived damaged from {archive.name}: {names}'
             archive = next(archives, None)
@@ -290,7 +290,7 @@ class Delivery:
                 broken = damaged(archive, archive.members, on_bytes=bar.advance)
             if broken:
                 self._forget_fetched()
-                names = _some(member.name for member in broken)
+                names = some(member.name for member in broken)
                 raise SourceError(
                     f'{counted(len(broken), "file")} arrived damaged in '
                     f'{self._to_fetch.url}: {names}. Run the command again.'
@@ -314,7 +314,7 @@ class Delivery:
                 'archive.'
             )
         if self.part.images is None and not names >= set(KEYPOINT_FILES):
-            lacking = _some(set(KEYPOINT_FILES) - names)
+            lacking = some(set(KEYPOINT_FILES) - names)
             raise SourceError(f'{archive.name} lacks {lacking}.')
 
     # --- What -----------------------------------------------------------------------
@@ -335,7 +335,7 @@ class Delivery:
         if unknown:
             raise SourceError(
                 f'{annotations} names {counted(len(unknown), "image")} that '
-                f'{archive.name} does not have: {_some(unknown)}. The two do not '
+                f'{archive.name} does not have: {some(unknown)}. The two do not '
                 'belong together; run with --repair to get the published annotations.'
             )
         return [file for file in files if file.name in read]
@@ -356,7 +356,7 @@ class Delivery:
         if replaced:
             self._say(
                 f'{counted(len(replaced), "file")} unlike the published ones will be '
-                f'replaced: {_some(replaced)}'
+                f'replaced: {some(replaced)}'
             )
         return [file for file in files if file.name in absent | unlike]
 
@@ -437,8 +437,3 @@ def _share_a_disk(one: Path, other: Path) -> bool:
 
 def _expected(members: Iterable[Member]) -> list[Expected]:
     return [Expected(m.name, m.size, m.crc) for m in members]
-
-
-def _some(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ', '.join(names[:3]) + (', …' if len(names) > 3 else '')

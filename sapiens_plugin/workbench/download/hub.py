@@ -29,7 +29,7 @@ from sapiens_plugin.core.utils.alone import alone
 from sapiens_plugin.core.utils.amounts import gigabytes
 from sapiens_plugin.core.utils.free_space import is_full_disk, require_space
 from sapiens_plugin.core.utils.progress import Bar, byte_bar
-from sapiens_plugin.errors import InputError
+from sapiens_plugin.errors import InputError, first_line
 
 from .transfer import WAITABLE, retry_after
 
@@ -440,7 +440,7 @@ def _explained(error: Exception, what: str, endpoint: str) -> InputError:
         )
     if isinstance(error, HTTPError):
         return HubUnreachable(
-            f'{endpoint} cannot be reached for {what} ({_first_line(error)}). Check '
+            f'{endpoint} cannot be reached for {what} ({first_line(error)}). Check '
             'the network; behind a proxy set HTTPS_PROXY, and for a mirror of the hub '
             'HF_ENDPOINT. Then run the command again: it goes on where it stopped.'
         )
@@ -450,8 +450,3 @@ def _explained(error: Exception, what: str, endpoint: str) -> InputError:
             'make room, then run the command again, and it goes on where it stopped.'
         )
     return InputError(f'{what} cannot be written: {error}.')
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip('.') if lines else type(error).__name__

@@ -1,9 +1,9 @@
 """The sections of a report about a run's best validation."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from sapiens_plugin.core.utils.json_file import load_json
 from sapiens_plugin.errors import InputError, UnreadableImage
 
 from .charts import bar
@@ -60,16 +60,9 @@ def validation_sections(
 
 
 def _read_annotations(kept: KeptValidation) -> dict:
-    path = kept.annotations
-    try:
-        dataset = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f'The annotations that the validation compared with cannot be read: {path} '
-            f'({error}).'
-        ) from error
+    dataset = load_json(kept.annotations)
     if not isinstance(dataset, dict):
-        raise InputError(f'{path} holds no COCO annotations.')
+        raise InputError(f'{kept.annotations} holds no COCO annotations.')
     for annotation in dataset.get('annotations', ()) if kept.mapping else ():
         if found := annotation.get('keypoints'):
             annotation['keypoints'] = [0] * (3 * len(kept.keypoints))

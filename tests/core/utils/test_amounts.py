@@ -3,10 +3,12 @@
 import pytest
 
 from sapiens_plugin.core.utils.amounts import (
+    counted,
     duration,
     gigabytes,
     number,
     size,
+    some,
     time_left,
 )
 
@@ -62,3 +64,16 @@ def test_files_that_travel(count, text):
 )
 def test_numbers(value, text):
     assert number(value) == text
+
+
+def test_counts():
+    assert [counted(n, 'file') for n in (0, 1, 2000)] == [
+        '0 files',
+        '1 file',
+        '2,000 files',
+    ]
+
+
+def test_names():
+    assert (some([]), some({'b', 'a'}), some('dcba')) == ('', 'a, b', 'a, b, c, …')
+    assert some({3, 1, 2}, most=2) == '1, 2, …'

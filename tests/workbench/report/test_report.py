@@ -295,7 +295,7 @@ def test_images_that_are_gone_are_named_in_their_places(whole, tmp_path):
     'edit, message',
     [
         (lambda path: path.unlink(), 'cannot be read'),
-        (lambda path: path.write_text('[', 'utf-8'), 'cannot be read'),
+        (lambda path: path.write_text('[', 'utf-8'), 'is not JSON in UTF-8'),
         (lambda path: path.write_text('[]', 'utf-8'), 'holds no COCO annotations'),
         (
             lambda path: path.write_text('{"images": []}', 'utf-8'),

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hub_server import HubServer, status
 from huggingface_hub import close_session, constants
+from mmengine.config import Config
 
 from sapiens_plugin.core.vit import architectures
 from sapiens_plugin.core.vit.architectures import Architecture
@@ -76,10 +78,11 @@ def pose_model(path, *, keypoints: int = 17, arch: Architecture = ARCH) -> bytes
 def test_the_folders_are_those_that_the_configs_name(size, repo):
     published = Published(size)
     assert published.repo_id == f'facebook/sapiens-pretrain-{size}-torchscript'
-    text = (repo / f'configs/sapiens{size}_coco_1024x768.py').read_text(
-        encoding='utf-8'
+    cfg = Config.fromfile(
+        repo / f'configs/sapiens{size}_coco_1024x768.py', import_custom_modules=False
     )
-    assert f'/data/pretrained/{published.arch}/' in text
+    weights = Path(cfg.model.backbone.init_cfg.checkpoint)
+    assert weights.parts[-4:-1] == ('data', 'pretrained', published.arch)
 
 
 def test_pretrained_weights_are_found_fetched_and_opened(

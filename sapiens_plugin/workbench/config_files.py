@@ -3,7 +3,6 @@
 import ast
 import os
 import sys
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -108,11 +107,13 @@ def check_config_text(path: str | Path) -> None:
             f'{recipes[0]} may give it as well: one would replace the other. Give it '
             f'to recipe as its last wish, dict({name}=...).'
         )
-    with suppress(ValueError):  # computed, which MMEngine refuses
+    try:
         names = ast.literal_eval(bases)
-        for name in [names] if isinstance(names, str) else names:
-            if '::' not in name and '{{' not in name:
-                check_config_text(path.parent / name)
+    except ValueError:
+        return  # computed, which MMEngine refuses
+    for name in [names] if isinstance(names, str) else names:
+        if '::' not in name and '{{' not in name:
+            check_config_text(path.parent / name)
 
 
 def _check_above_base(path: Path, imports: list[ast.Import | ast.ImportFrom]) -> None:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from sapiens_plugin.core.utils.json_file import check_json_file, load_json
+from sapiens_plugin.core.utils.json_file import check_json_file, json_errors, load_json
 from sapiens_plugin.core.utils.json_stream import read_lists
 from sapiens_plugin.errors import InputError
 
@@ -47,3 +47,9 @@ def test_what_cannot_be_decoded_is_told_with_the_file(read, content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r'a\.json .*Fetch or export it again'):
         read(path)
+
+
+def test_what_was_said_of_the_file_already_stays(tmp_path):
+    with pytest.raises(InputError, match=r'^Take another\.$'):
+        with json_errors(tmp_path):
+            raise InputError('Take another.')

@@ -9,10 +9,10 @@ from mmengine.config import Config
 
 from sapiens_plugin.core.checkpoints.run_files import folder_of
 from sapiens_plugin.core.checkpoints.saving import RESERVE
+from sapiens_plugin.core.utils.amounts import duration, size
 from sapiens_plugin.core.utils.free_space import nearest
 from sapiens_plugin.core.utils.whole_file import write_whole
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.amounts import duration, size
 from sapiens_plugin.workbench.planning.job_reader import checkpoint_hook
 from sapiens_plugin.workbench.planning.machine_probe import probe_machine
 from sapiens_plugin.workbench.planning.plan import Plan, make_plan

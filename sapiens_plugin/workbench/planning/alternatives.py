@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from sapiens_plugin.core.streaming.modes import MODES
+from sapiens_plugin.core.utils.amounts import duration
 from sapiens_plugin.core.vit.architectures import ARCHITECTURES, Architecture, name_of
 from sapiens_plugin.errors import InputError
 
-from .amounts import duration
 from .cards import Card
 from .footprint import CONTEXT, Measure, all_parameters
 from .job import Streaming, TrainingJob

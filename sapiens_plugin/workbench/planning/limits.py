@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .amounts import duration
+from sapiens_plugin.core.utils.amounts import duration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,10 @@
 import textwrap
 from collections.abc import Sequence
 
+from sapiens_plugin.core.utils.amounts import duration, number, size
 from sapiens_plugin.core.vit.architectures import name_of
 
 from .alternatives import Alternative, epochs_in_words, streamed_config
-from .amounts import duration, number, size
 from .footprint import DeviceUse
 from .job import TrainingJob
 from .limits import Limits

@@ -15,8 +15,8 @@ from sapiens_plugin.core.streaming.precision import (
     capability_of,
     choose_precision,
 )
+from sapiens_plugin.core.utils.amounts import size
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.amounts import size
 from sapiens_plugin.workbench.planning.footprint import CONTEXT, program_memory
 
 from .gpu_probe import (

@@ -1,1 +1,1 @@
-"""Small tools for files, disks, memory, threads, JSON and progress bars."""
+"""Small tools for files, folders, disks, locks, memory, threads, JSON and words."""

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+import sapiens_plugin.registry  # noqa: F401  (first: it repairs what is imported)
+
 
 @pytest.fixture(scope='session')
 def whole(repo_configs):

@@ -18,9 +18,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from sapiens_plugin.core.vit.architectures import get_architecture
-from sapiens_plugin.jobs.read_config import read_job
+from sapiens_plugin.jobs.read_config import planned_job
+from sapiens_plugin.workbench.job.job import Persons
 from sapiens_plugin.workbench.planning.arithmetic import training_work
-from sapiens_plugin.workbench.planning.job import Persons
 from sapiens_plugin.workbench.planning.machine_probe import probe_machine
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -94,7 +94,7 @@ def compare(name, dims, layers, heads, img_size, channels, batch, *, rounds) -> 
         optimizer.step()
         optimizer.zero_grad()
 
-    job = read_job(cfg, persons=PERSONS)
+    job = planned_job(cfg, PERSONS)
     job = replace(job, arch=get_architecture(arch), batch=batch)
     work = batch * training_work(job, warmup=False, recomputed=0)
     params = sum(p.numel() for p in model.parameters())

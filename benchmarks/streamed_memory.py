@@ -73,7 +73,7 @@ def measure(name: str, mode: str, budget: int | None) -> list[dict]:
         model.backbone.set_frozen(frozen)
         batch = cfg[f'{split}_dataloader'].batch_size
         job = replace(
-            model.memory_job(batch, size, training=training),
+            model.memory_step(batch, size, training=training),
             workspace_bytes=memory.workspace_bytes(CAPABILITY),
         )
         layout = memory.plan_layout(job, budget_mib=budget, training=training)

@@ -45,8 +45,8 @@ from tree_memory import watched
 from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
 from sapiens_plugin.core.streaming.host_adamw import HostAdamW
+from sapiens_plugin.core.streaming.modes import CHOICES
 from sapiens_plugin.core.streaming.precision import (
-    CHOICES,
     LossScale,
     capability_of,
     choose_precision,
@@ -223,7 +223,7 @@ def streamed(
     if in_place:
         layout, info = {}, {}
     else:
-        job = memory_job(model, work, **dtypes)
+        job = memory_step(model, work, **dtypes)
         chosen = memory.plan_layout(job, budget_mib=budget)
         layout, info = vars(chosen), _said(chosen, memory.training_memory(job, chosen))
     chain = make_chain(model, work, **layout, **dtypes)
@@ -256,7 +256,7 @@ def streamed_inference(work: Work) -> tuple[Callable, dict]:
     """Compute heatmaps only."""
     batch = draw_batch(work)
     model = Pose(work)
-    job = memory_job(model, work)
+    job = memory_step(model, work)
     layout = memory.plan_layout(job, budget_mib=work.budget, training=False)
     chain = make_chain(model, work, **vars(layout))
 
@@ -313,7 +313,7 @@ def make_chain(model: Pose, work: Work, **placement) -> StreamedChain:
     )
 
 
-def memory_job(model: Pose, work: Work, **dtypes) -> memory.Job:
+def memory_step(model: Pose, work: Work, **dtypes) -> memory.Step:
     """Describe the step to the memory model."""
     tokens, dims = model.grid[0] * model.grid[1], model.backbone.arch.embed_dims
     heatmap = KEYPOINTS * 16 * tokens  # 4 × 4 positions a patch
@@ -329,7 +329,7 @@ def memory_job(model: Pose, work: Work, **dtypes) -> memory.Job:
     x = meta(tokens, dims, requires_grad=True)
     heatmaps = meta(KEYPOINTS, *(4 * side for side in model.grid))
     in_order = [stages[0], *blocks, tail]
-    return memory.Job(
+    return memory.Step(
         batch=work.batch,
         micro_batch=work.micro_batch,
         input_bytes=4 * (3 * work.img_size[0] * work.img_size[1] + heatmap),
@@ -582,7 +582,7 @@ def main() -> None:
     parser.add_argument('--micro-batch', type=int, default=2)
     parser.add_argument('--budget', type=int, default=3000, help='MiB')
     parser.add_argument('--card', type=int, default=3937, help='MiB of a card of 4 GB')
-    parser.add_argument('--precision', choices=CHOICES, default='auto')
+    parser.add_argument('--precision', choices=CHOICES['precision'], default='auto')
     parser.add_argument('--steps', type=int, default=5, help='timed, in each process')
     parser.add_argument('--repeats', type=int, default=3, help='of all processes')
     parser.add_argument(

@@ -88,8 +88,6 @@ def main(tool: str) -> None:
             _check_flags(cfg, args)
             cfg = stock.merge_args(cfg, args)
             _check_training(cfg)
-            if args.launcher == 'none':  # planning knows one GPU
-                _tell_plan(cfg)
         else:
             _check_test(stock.merge_args(cfg, args))
         stock.main()
@@ -206,7 +204,7 @@ def _check_flags(cfg: Mapping, args: Namespace) -> None:
 
 def _check_training(cfg: Mapping) -> None:
     from sapiens_plugin.jobs.agreement import check_agreement
-    from sapiens_plugin.workbench.planning.job_reader import check_schedule
+    from sapiens_plugin.workbench.job.reader import check_schedule
 
     check_schedule(cfg)
     if {'type', 'by_epoch'} <= (cfg.get('train_cfg') or {}).keys():
@@ -268,19 +266,10 @@ def _check_weights(path: str | None) -> None:
         sniff(path)
 
 
-def _tell_plan(cfg: Mapping) -> None:
-    from sapiens_plugin.jobs.announce_plan import leave_plan
-    from sapiens_plugin.workbench.report.work_dir import PLAN_NAME
-
-    work_dir = Path(cfg.work_dir)
-    if not (cfg.get('resume') and (work_dir / PLAN_NAME).exists()):
-        print(leave_plan(cfg, work_dir), flush=True)
-
-
 def _check_nothing_is_lost(cfg: Mapping) -> None:
     """Refuse to begin anew in the place of a run."""
     from sapiens_plugin.core.checkpoints import run_files, run_identity
-    from sapiens_plugin.workbench.planning.job_reader import checkpoint_hook
+    from sapiens_plugin.workbench.job.reader import checkpoint_hook
 
     hook = checkpoint_hook(cfg)
     work_dir = Path(cfg.work_dir).absolute()

@@ -19,7 +19,7 @@ from typing import Any
 from sapiens_plugin.core.vit.architectures import ARCHITECTURES
 from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.job_reader import (
+from sapiens_plugin.workbench.job.reader import (
     find_hook,
     is_named,
     is_streamed,

@@ -15,8 +15,8 @@ from sapiens_plugin.errors import InputError
 from sapiens_plugin.jobs.read_config import count_persons
 from sapiens_plugin.workbench.dataset_check import kinds
 from sapiens_plugin.workbench.dataset_check.check import check_dataset
+from sapiens_plugin.workbench.job.reader import read_job
 from sapiens_plugin.workbench.setup_check.setup_data import check_data
-from sapiens_plugin.workbench.setup_check.setup_job import read_setup_job
 from sapiens_plugin.workbench.setup_check.setup_report import Commands
 
 NAMES = {
@@ -344,7 +344,7 @@ def test_pictures_without_labels_are_tested(
 def test_plan_and_setup_take_a_test_without_labels(unlabelled_job, tmp_path):
     config = unlabelled_job()
     assert count_persons(unlabelled_job.cfg).test == 8
-    job = read_setup_job(unlabelled_job.cfg.to_dict(), config)
+    job = read_job(unlabelled_job.cfg.to_dict(), config)
     source = next(one for one in job.sources if one.split == 'test')
     checks = check_data(source, Commands(tmp_path, python='python'))
     assert {check.status for check in checks} == {'ok'}
@@ -525,6 +525,6 @@ def test_mpii_is_planned_and_set_up(job, root, tmp_path):
         type='MpiiDataset', ann_file='annotations/mpii.json'
     )
     assert count_persons(job.cfg).train == 5
-    setup = read_setup_job(job.cfg.to_dict(), job())
+    setup = read_job(job.cfg.to_dict(), job())
     checks = check_data(setup.sources[0], Commands(tmp_path, python='python'))
     assert {check.status for check in checks} == {'ok'}

@@ -154,13 +154,13 @@ def _look_at_the_rest(
     if config is None:
         return {'Machine': check_hardware(None, commands)}
     from sapiens_plugin.jobs.read_config import load_config
+    from sapiens_plugin.workbench.job.reader import read_job
     from sapiens_plugin.workbench.setup_check.setup_data import check_job_files
-    from sapiens_plugin.workbench.setup_check.setup_job import read_setup_job
 
     cfg = load_config(config, _changes(options))
-    job = read_setup_job(cfg.to_dict(), config, options)
+    job = read_job(cfg.to_dict(), config, options)
     return {
-        'Machine': check_hardware(job, commands, partial(_least_memory, cfg)),
+        'Machine': check_hardware(job, commands, partial(_least_memory, cfg, job)),
         'Job': [
             *_check_settings(cfg, job),
             *check_job_files(job, commands),
@@ -190,20 +190,17 @@ def _check_settings(cfg, job) -> list[Check]:
     return checks + [Check('schedules', 'warn', note) for note in notes]
 
 
-def _least_memory(cfg, dtype, capability) -> int:
+def _least_memory(cfg, job, dtype, capability) -> int:
     """Return the MiB that a job needs of a GPU.
 
     Raises:
         InputError: The job is none that can be planned.
     """
-    from sapiens_plugin.jobs.read_config import read_job, stage_measurer
-    from sapiens_plugin.workbench.planning.job import Persons
+    from sapiens_plugin.jobs.read_config import stage_measurer
     from sapiens_plugin.workbench.setup_check.setup_memory import least_memory
 
-    nobody = Persons(train=0, val=0, test=0)  # memory does not depend on them
     try:
-        job, measure = read_job(cfg, persons=nobody), stage_measurer(cfg)
-        return least_memory(job, measure, dtype, capability)
+        return least_memory(job, stage_measurer(cfg), dtype, capability)
     except InputError:
         raise
     except _NO_JOB as error:

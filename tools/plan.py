@@ -76,7 +76,7 @@ def main() -> int:
     check_config_name(args.config)
 
     # Slow to import, so that what is wrong above is said at once.
-    from sapiens_plugin.jobs.read_config import load_config, read_job, stage_measurer
+    from sapiens_plugin.jobs.read_config import load_config, planned_job, stage_measurer
     from sapiens_plugin.jobs.write_config import write_config
     from sapiens_plugin.workbench.planning.alternatives import (
         WEEK,
@@ -88,7 +88,7 @@ def main() -> int:
     from sapiens_plugin.workbench.planning.plan_report import as_dict, as_text
 
     cfg = load_config(args.config)
-    job = read_job(cfg)
+    job = planned_job(cfg)
     measure = stage_measurer(cfg)
     card = (card or probe_machine()).limited(limits.vram_mib)
     if searching:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sapiens_plugin.core.utils.home import expand_texts
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.job_reader import repeated_hooks
+from sapiens_plugin.workbench.job.reader import repeated_hooks
 
 
 @cache

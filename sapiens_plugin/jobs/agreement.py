@@ -16,7 +16,7 @@ import sapiens_plugin.registry  # noqa: F401  (makes the names known)
 from sapiens_plugin.core.vit.architectures import PATCH_SIZE, get_architecture
 from sapiens_plugin.core.weight_files.checkpoint import open_weights
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.job_reader import (
+from sapiens_plugin.workbench.job.reader import (
     find_hook,
     is_named,
     is_streamed,

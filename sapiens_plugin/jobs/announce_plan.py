@@ -13,29 +13,34 @@ from sapiens_plugin.core.utils.amounts import duration, size
 from sapiens_plugin.core.utils.free_space import nearest
 from sapiens_plugin.core.utils.whole_file import write_whole
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.job_reader import checkpoint_hook
+from sapiens_plugin.workbench.job.job import Persons
+from sapiens_plugin.workbench.job.reader import checkpoint_hook
 from sapiens_plugin.workbench.planning.machine_probe import probe_machine
 from sapiens_plugin.workbench.planning.plan import Plan, make_plan
 from sapiens_plugin.workbench.planning.plan_report import as_dict
 from sapiens_plugin.workbench.report.work_dir import PLAN_NAME
 
-from .read_config import read_job, stage_measurer
+from .read_config import planned_job, stage_measurer, tested_persons
 
 
-def leave_plan(cfg: Config, work_dir: Path) -> str:
+def leave_plan(cfg: Config, work_dir: Path, *, train: int, val: int) -> str:
     """Write ``plan.json`` for the report that will compare it with what happened.
 
-    Measures this machine for some seconds.
+    Measures this machine for some seconds, and reads no data.
 
     Args:
         cfg: The config of a training job.
         work_dir: Where the job's files go; made where there is none.
+        train: Persons that it trains on.
+        val: Persons that its validations look at.
 
     Returns:
         What to tell the user, in one paragraph.
     """
     try:
-        plan = make_plan(read_job(cfg), probe_machine(), stage_measurer(cfg))
+        test, notes = tested_persons(cfg, val)
+        job = planned_job(cfg, Persons(train=train, val=val, test=test, notes=notes))
+        plan = make_plan(job, probe_machine(), stage_measurer(cfg))
     except InputError as error:
         return f'There is no plan for this job. {error}'
     path = work_dir / PLAN_NAME

@@ -11,7 +11,7 @@ from mmpose.registry import METRICS
 
 from sapiens_plugin.core.utils.json_stream import read_lists
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.job_reader import (
+from sapiens_plugin.workbench.job.reader import (
     checkpoint_hook,
     hooks_of,
     is_named,

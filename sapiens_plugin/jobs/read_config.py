@@ -18,10 +18,9 @@ from mmengine.registry import DATASETS, init_default_scope
 
 import sapiens_plugin.registry  # noqa: F401  (makes the names known)
 from sapiens_plugin.core.coco.annotations import keypoint_images
-from sapiens_plugin.core.streaming import memory
+from sapiens_plugin.core.coco.layout import DETECTIONS, TRAIN, VAL
+from sapiens_plugin.core.streaming.memory import Step
 from sapiens_plugin.core.utils.home import expand_texts
-from sapiens_plugin.core.vit.architectures import get_architecture
-from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.config_files import (
     check_config_name,
@@ -29,16 +28,8 @@ from sapiens_plugin.workbench.config_files import (
     mend_coco_root,
     unreadable,
 )
-from sapiens_plugin.workbench.planning.job import COCO_PERSONS, Persons, TrainingJob
-from sapiens_plugin.workbench.planning.job_reader import (
-    check_schedule,
-    is_named,
-    read_checkpoints,
-    read_head,
-    read_precision,
-    read_streaming,
-    read_worker_memory,
-)
+from sapiens_plugin.workbench.job.job import Job, Persons
+from sapiens_plugin.workbench.job.reader import is_named, read_job
 
 from .schedule import schedule_notes
 
@@ -47,8 +38,6 @@ _NO_CONFIG = (
     *(SyntaxError, NameError, ImportError, OSError, RuntimeError),
     *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
 )
-# Boxes of COCO_val2017_detections_AP_H_70_person.json, about.
-COCO_DETECTIONS = 104_000
 
 
 def load_config(path: str | Path, options: Mapping | None = None) -> Config:
@@ -81,104 +70,30 @@ def load_config(path: str | Path, options: Mapping | None = None) -> Config:
     return cfg
 
 
-def read_job(cfg: Config, *, persons: Persons | None = None) -> TrainingJob:
-    """Read a training job.
+def planned_job(cfg: Config, persons: Persons | None = None) -> Job:
+    """Read a job that is to be planned, with its persons.
 
     Args:
         cfg: A config.
-        persons: The data set; None counts the persons of the config's own files, and
-            notes what is odd about its schedules.
+        persons: The data sets; None counts those of the config.
+
+    Returns:
+        The job; what is odd about its schedules is among the notes on its persons.
 
     Raises:
         InputError: The config is not a Sapiens pose job, or a value is out of its
-            range.
+            range; or it counts iterations.
     """
-    name = Path(cfg.filename or 'config').stem
-    try:
-        return _read(cfg, name, persons)
-    except (KeyError, AttributeError, TypeError) as error:
+    job = read_job(cfg, Path(cfg.filename or 'config'))
+    if job.max_epochs is None:
         raise InputError(
-            f'The config {name} is not a Sapiens training job: {error} is missing or '
-            'of another kind. Start from one of configs/ with model.backbone.type='
-            "'sapiens_plugin.SapiensBackbone'."
-        ) from error
-
-
-def _read(cfg: Config, name: str, persons: Persons | None) -> TrainingJob:
-    backbone = cfg.model.backbone
-    if not is_named(backbone.type, 'SapiensBackbone'):
-        raise InputError(
-            f'The config {name} is not a Sapiens job: its backbone is {backbone.type}. '
-            "Planning knows model.backbone.type='sapiens_plugin.SapiensBackbone'."
+            f'The config {job.name} is not a Sapiens training job: '
+            'train_cfg.max_epochs is missing or of another kind. Start from one of '
+            "configs/ with model.backbone.type='sapiens_plugin.SapiensBackbone'."
         )
-    if not cfg.get('train_dataloader'):
-        raise InputError(f'The config {name} has no train_dataloader: nothing to plan.')
-    # Without one, as with --no-validate, there is nobody to predict.
-    val, test = (cfg.get(f'{split}_dataloader') or {} for split in ('val', 'test'))
-    streaming = read_streaming(cfg.model)
-    loader = cfg.train_dataloader
-    batch = _positive(loader.batch_size, f'{name}: train_dataloader.batch_size')
-    micro_batch = _positive(cfg.model.get('micro_batch', 2), 'model.micro_batch')
-    hooks = cfg.get('custom_hooks', [])
-    flips = [hook for hook in hooks if is_named(hook['type'], 'FlipTestHook')]
-    flip = cfg.model.get('test_cfg', {}).get('flip_test', False)
-    warmups = [
-        hook.get('warmup_epochs', 10)
-        for hook in hooks
-        if is_named(hook['type'], 'PhaseSwitchHook')
-    ]
-    patch_grid(*backbone.img_size)
-    max_epochs = _positive(cfg.train_cfg.max_epochs, f'{name}: train_cfg.max_epochs')
-    check_schedule(cfg)
-    if persons is None:  # a plan, which tells what is odd
-        persons = count_persons(cfg)
-        notes = schedule_notes(cfg, -(-persons.train // batch))
-        persons = replace(persons, notes=(*persons.notes, *notes))
-    return TrainingJob(
-        name=name,
-        arch=get_architecture(backbone.arch),
-        img_size=tuple(backbone.img_size),
-        extra_tokens=int(backbone.get('with_cls_token', False)),
-        head=read_head(cfg.model.head),
-        batch=batch,
-        accumulation=_positive(
-            cfg.optim_wrapper.get('accumulative_counts', 1),
-            f'{name}: optim_wrapper.accumulative_counts',
-        ),
-        micro_batch=min(micro_batch, batch) if streaming else batch,
-        streaming=streaming,
-        precision=read_precision(cfg),
-        with_cp=backbone.get('with_cp', False),
-        frozen_stages=backbone.get('frozen_stages', -1),
-        warmup_epochs=max(warmups, default=0),
-        max_epochs=max_epochs,
-        val_interval=_positive(
-            cfg.train_cfg.get('val_interval', 1), f'{name}: train_cfg.val_interval'
-        )
-        if val
-        else None,
-        val_begin=cfg.train_cfg.get('val_begin', 1),
-        val_batch=_positive(
-            val.get('batch_size', 1), f'{name}: val_dataloader.batch_size'
-        ),
-        test_batch=_positive(
-            test.get('batch_size', 1), f'{name}: test_dataloader.batch_size'
-        ),
-        val_flip=flips[0].get('val', False) if flips else flip,
-        test_flip=flips[0].get('test', True) if flips else flip,
-        workers=_positive(
-            loader.get('num_workers', 0), f'{name}: train_dataloader.num_workers', 0
-        ),
-        worker_memory=read_worker_memory(cfg),
-        checkpoints=read_checkpoints(cfg),
-        persons=persons,
-    )
-
-
-def _positive(value: object, name: str, least: int = 1) -> int:
-    if not isinstance(value, int) or value < least:
-        raise InputError(f'{name}={value!r} should be a whole number from {least} on.')
-    return value
+    persons = persons or count_persons(cfg)
+    notes = schedule_notes(cfg, -(-persons.train // job.batch))
+    return job.changed(persons=replace(persons, notes=(*persons.notes, *notes)))
 
 
 def count_persons(cfg: Config) -> Persons:
@@ -194,7 +109,7 @@ def count_persons(cfg: Config) -> Persons:
         dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
         if not dataset:
             return 0
-        published = COCO_PERSONS['train' if split == 'train' else 'val']
+        published = (TRAIN if split == 'train' else VAL).persons
         what = repr(_without_steps(dataset))
         if what not in counted:
             try:
@@ -210,6 +125,23 @@ def count_persons(cfg: Config) -> Persons:
     return Persons(**persons, notes=(*dict.fromkeys(notes),))
 
 
+def tested_persons(cfg: Config, validated: int) -> tuple[int, tuple[str, ...]]:
+    """Tell how many persons tests look at, and from where, without reading a file.
+
+    Args:
+        cfg: A config.
+        validated: How many its validations look at.
+    """
+    loaders = (cfg.get(f'{split}_dataloader') or {} for split in ('val', 'test'))
+    val, test = (loader.get('dataset') or {} for loader in loaders)
+    if not test or _without_steps(test) == _without_steps(val):
+        return validated if test else 0, ()
+    boxes = Path(test.get('bbox_file') or '').name
+    if boxes == Path(DETECTIONS).name:
+        return VAL.boxes, (f"{boxes} is not counted: COCO's {VAL.boxes:,} are taken.",)
+    return 0, ('Tests are not planned: training does not read their data.',)
+
+
 def epoch_length(cfg: Config) -> int:
     """Return how many iterations an epoch of training has.
 
@@ -217,7 +149,7 @@ def epoch_length(cfg: Config) -> int:
         InputError: As :func:`count_persons`.
     """
     loader = cfg.train_dataloader
-    persons = _count(loader.dataset, COCO_PERSONS['train'], [])
+    persons = _count(loader.dataset, TRAIN.persons, [])
     return -(-persons // max(loader.batch_size, 1))
 
 
@@ -233,7 +165,7 @@ def _count(dataset: Mapping, published: int, notes: list[str]) -> int:
         return dataset.get('times', 1) * _count(dataset['dataset'], published, notes)
     path = Path(dataset.get('data_root') or '.', dataset['ann_file'])
     if boxes := dataset.get('bbox_file'):
-        path, published = Path(boxes), COCO_DETECTIONS
+        path, published = Path(boxes), VAL.boxes
     if not path.is_file():
         notes.append(
             f"{path.name} is not there to be counted: COCO's {published:,} "
@@ -291,7 +223,7 @@ def stage_measurer(cfg: Config):
     """Return what describes passes of a config's jobs to the memory model.
 
     It builds the model on the meta device, where weights take no memory. Jobs may
-    differ from the config in what :class:`TrainingJob` says of the model.
+    differ from the config in what :class:`Job` says of the model.
     """
     init_default_scope('mmpose')
     template = cfg.model.copy()
@@ -319,16 +251,16 @@ def stage_measurer(cfg: Config):
             )
 
     @cache
-    def measured(model_args, batch, micro_batch, warmup, training, dtype) -> memory.Job:
+    def measured(model_args, batch, micro_batch, warmup, training, dtype) -> Step:
         model = built(*model_args)
         model.micro_batch = micro_batch
         model.backbone.set_frozen(warmup)
         img_size = model_args[1]
-        return model.memory_job(batch, img_size, training=training, compute_dtype=dtype)
+        return model.memory_step(
+            batch, img_size, training=training, compute_dtype=dtype
+        )
 
-    def measure(
-        job: TrainingJob, *, warmup: bool, training: bool, dtype: torch.dtype
-    ) -> memory.Job:
+    def measure(job: Job, *, warmup: bool, training: bool, dtype: torch.dtype) -> Step:
         batch = job.batch if training else job.test_batch
         # Stages are the same however many blocks are frozen: measured once.
         depth, frozen = job.arch.num_layers, job.frozen_stages

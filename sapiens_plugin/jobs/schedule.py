@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
-from sapiens_plugin.workbench.planning.job_reader import find_hook, is_named
+from sapiens_plugin.workbench.job.reader import find_hook, is_named
 
 # Below this share of the peak, an epoch changes next to nothing. A cosine spends 6% of
 # its epochs there.

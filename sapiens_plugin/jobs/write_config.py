@@ -12,11 +12,11 @@ from sapiens_plugin.core.utils.whole_file import write_whole
 from sapiens_plugin.core.vit.architectures import ARCHITECTURES
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.config_files import check_new_config_name
-from sapiens_plugin.workbench.planning.job import TrainingJob
+from sapiens_plugin.workbench.job.job import Job
 from sapiens_plugin.workbench.planning.plan import Plan
 
 
-def write_config(path: str | Path, cfg: Config, old: TrainingJob, plan: Plan) -> None:
+def write_config(path: str | Path, cfg: Config, old: Job, plan: Plan) -> None:
     """Write the config of a plan.
 
     Args:
@@ -39,12 +39,12 @@ def write_config(path: str | Path, cfg: Config, old: TrainingJob, plan: Plan) ->
         ) from error
 
 
-def config_text(path: Path, cfg: Config, old: TrainingJob, plan: Plan) -> str:
+def config_text(path: Path, cfg: Config, old: Job, plan: Plan) -> str:
     """Return the text of a config at ``path``, which names ``cfg``'s file as base."""
     wishes = list(_wishes(cfg, old, plan.job))
     names = sorted({name for name, _ in wishes if name != 'dict'} | {'recipe'})
     text = (
-        f'# python3 tools/train.py {path.name}\n'
+        f'# python3 tools/train.py {path.as_posix()}\n'
         '#\n'
         f'# Found by tools/plan.py: {duration(plan.total_hours)} on {plan.card.name}, '
         f'{plan.vram_peak / 2**20:.0f} MiB of GPU memory\n'
@@ -59,9 +59,7 @@ def config_text(path: Path, cfg: Config, old: TrainingJob, plan: Plan) -> str:
     return f'{text}from sapiens_plugin.recipe import {", ".join(names)}\n\n{update}\n'
 
 
-def _wishes(
-    cfg: Config, old: TrainingJob, job: TrainingJob
-) -> Iterator[tuple[str, list | dict]]:
+def _wishes(cfg: Config, old: Job, job: Job) -> Iterator[tuple[str, list | dict]]:
     """Yield names and arguments of what makes ``job`` of ``old``."""
 
     def differing(*names: str, of: Any = job, than: Any = old) -> dict:
@@ -135,5 +133,8 @@ def _call(name: str, arguments: list | dict, indent: int) -> str:
     line = f'{name}({", ".join(write(indent))})'
     if len(line) + indent < 80 and '\n' not in line:
         return line
-    inside = ''.join(f'{" " * (indent + 4)}{each},\n' for each in write(indent + 4))
+    comma = ',' if len(arguments) > 1 else ''
+    inside = ''.join(
+        f'{" " * (indent + 4)}{each}{comma}\n' for each in write(indent + 4)
+    )
     return f'{name}(\n{inside}{" " * indent})'

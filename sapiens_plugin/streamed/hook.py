@@ -1,11 +1,14 @@
 """What a streamed model needs of a run."""
 
 import psutil
-import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
-from sapiens_plugin.core.streaming.memory import HostMemory, host_memory
+from sapiens_plugin.core.streaming.memory import (
+    HOST_RESERVE,
+    host_memory,
+    narrower_setting,
+)
 from sapiens_plugin.core.utils.unforked import set_forked
 from sapiens_plugin.engine.utils.start import Start
 from sapiens_plugin.engine.utils.unwrap import unwrap
@@ -16,10 +19,6 @@ from .optim_wrapper import StreamedOptimWrapper
 from .pose_estimator import StreamedTopdownPoseEstimator
 
 _GIB = 2**30
-# The widest first.
-MOMENT_DTYPES = ('float32', 'bfloat16', 'int8')
-# Left to the rest of the system and to the loader's workers.
-_RESERVE = 0.5 * _GIB
 # Where a checkpoint's meta keeps what the model has decided.
 _DECISIONS = 'streaming'
 
@@ -53,7 +52,7 @@ class StreamingHook(Hook):
             raise InputError(
                 'StreamingHook is there for models of type '
                 'sapiens_plugin.StreamedTopdownPoseEstimator, not '
-                f'{type(model).__name__}. Remove it from custom_hooks.'
+                f'{type(model).__name__}. Set default_hooks.streaming=None.'
             )
         if not isinstance(runner.optim_wrapper, StreamedOptimWrapper):
             return  # a test; or train_step will say what it needs
@@ -118,40 +117,27 @@ class StreamingHook(Hook):
     def _check_host_memory(
         self, model: StreamedTopdownPoseEstimator, boundary_bytes: int
     ) -> None:
-        def need(
-            moment_dtype: str, gradient_dtype: torch.dtype = model.gradient_dtype
-        ) -> HostMemory:
-            return host_memory(
-                num_params=sum(p.numel() for p in model.parameters()),
-                num_trainable=sum(
-                    p.numel() for p in model.parameters() if p.requires_grad
-                ),
-                gradient_dtype=gradient_dtype,
-                moment_dtype=moment_dtype,
-                boundary_bytes=boundary_bytes,
-            )
-
+        account = dict(
+            num_params=sum(p.numel() for p in model.parameters()),
+            num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            gradient_dtype=model.gradient_dtype,
+            moment_dtype=model.moment_dtype,
+            boundary_bytes=boundary_bytes,
+        )
+        need = host_memory(**account)
         # The weights are there already, with random values.
-        weights = need('int8').weights
-        free = psutil.virtual_memory().available + weights - _RESERVE
-        if need(model.moment_dtype).total <= free:
+        free = psutil.virtual_memory().available + need.weights - HOST_RESERVE
+        if need.total <= free:
             return
-        fitting = [
-            moment_dtype
-            for moment_dtype in MOMENT_DTYPES
-            if need(moment_dtype).total <= free
-        ]
-        if fitting:
-            way_out = f"Set model.moment_dtype='{fitting[0]}', which fits."
-        elif need('int8', torch.bfloat16).total <= free:
-            way_out = "Set model.mode='compact', which fits."
+        if setting := narrower_setting(free, **account):
+            way_out = 'Set model.{}={!r}, which fits.'.format(*setting)
         else:
             way_out = (
                 "Not even model.mode='compact' fits. Close other programs, train fewer "
                 'layers (model.backbone.frozen_stages) or a smaller model.'
             )
         raise InputError(
-            f'Training needs {need(model.moment_dtype).total / _GIB:.1f} GiB of host '
-            f'memory beside the program itself: {need(model.moment_dtype)}. Of that, '
-            f'{free / _GIB:.1f} GiB can be had. {way_out}'
+            f'Training needs {need.total / _GIB:.1f} GiB of host memory beside the '
+            f'program itself: {need}. Of that, {free / _GIB:.1f} GiB can be had. '
+            f'{way_out}'
         )

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
-from sapiens_plugin.core.streaming.modes import DTYPES, MODES
-from sapiens_plugin.core.streaming.precision import CHOICES as PRECISIONS
+from sapiens_plugin.core.streaming.modes import read_streaming
 from sapiens_plugin.core.streaming.precision import (
     Precision,
     capability_of,
@@ -40,10 +39,6 @@ from sapiens_plugin.registry import MODELS
 
 from .optim_wrapper import StreamedOptimWrapper
 
-_CHOICES = dict(DTYPES, on_oom=('raise', 'retry'))
-# Of the free GPU memory, when no budget is given or it was too much: the rest is for
-# what other programs take meanwhile.
-_SHARE_OF_FREE = 0.9
 _RETRY_SHARE = 0.9  # of the budget before
 
 
@@ -103,21 +98,17 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         on_oom: str = 'raise',
         **kwargs,
     ):
-        if mode not in MODES:
-            raise InputError(f"model.mode={mode!r} is not 'exact' or 'compact'.")
+        settings = read_streaming(
+            mode=mode,
+            vram_budget=vram_budget,
+            precision=precision,
+            on_oom=on_oom,
+            boundary_dtype=boundary_dtype,
+            gradient_dtype=gradient_dtype,
+            moment_dtype=moment_dtype,
+        )
         if micro_batch < 1:
             raise InputError(f'model.micro_batch={micro_batch} should be 1 or more.')
-        if vram_budget is not None and not (
-            isinstance(vram_budget, int) and vram_budget > 0
-        ):
-            raise InputError(
-                f'model.vram_budget={vram_budget!r} is not a number of MiB, such as '
-                '3000, or None for what is free.'
-            )
-        if precision not in PRECISIONS:
-            raise InputError(
-                f'model.precision={precision!r} is not one of {", ".join(PRECISIONS)}.'
-            )
         if get_world_size() > 1:
             raise InputError(
                 'StreamedTopdownPoseEstimator trains in one process, and this job has '
@@ -125,33 +116,23 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                 "model's own train_step. Start it with tools/train.py, or take a "
                 'config that does not stream, such as configs/sapiens1b_a100.py.'
             )
-        given = dict(
-            boundary_dtype=boundary_dtype,
-            gradient_dtype=gradient_dtype,
-            moment_dtype=moment_dtype,
-        )
-        settings = MODES[mode] | {k: v for k, v in given.items() if v is not None}
-        for name, value in (settings | dict(on_oom=on_oom)).items():
-            if value not in _CHOICES[name]:
-                raise InputError(
-                    f'model.{name}={value!r} is not one of {", ".join(_CHOICES[name])}.'
-                )
         give_back_large_memory()  # before annotations are read, and before workers
         with mapped_parameters():
             super().__init__(**kwargs)
         _check_parts(self)
         self.micro_batch = micro_batch
         self.vram_budget = vram_budget
-        self.boundary_dtype = getattr(torch, settings['boundary_dtype'])
-        self.gradient_dtype = getattr(torch, settings['gradient_dtype'])
-        self.moment_dtype = settings['moment_dtype']
+        self.boundary_dtype = getattr(torch, settings.boundary_dtype)
+        self.gradient_dtype = getattr(torch, settings.gradient_dtype)
+        self.moment_dtype = settings.moment_dtype
         self.on_oom = on_oom
         self.device = torch.device('cpu')
         # What decides bits, with the device. Boundaries that are not rounded may lie
         # anywhere.
-        self._settings = dict(settings, micro_batch=micro_batch, precision=precision)
-        if self._rounds_boundaries:
-            self._settings['vram_budget'] = vram_budget
+        decide = dict(vars(settings), micro_batch=micro_batch, precision=precision)
+        if not self._rounds_boundaries:
+            del decide['vram_budget']
+        self._settings = decide
         self._spacings: dict[int, int] = {}  # by the first stage that trains
         self._retries = 0
         self._precision: Precision | None = None
@@ -187,7 +168,8 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             raise InputError(
                 f'The model keeps {self.moment_dtype} moments and its optimizer '
                 f'{optim_wrapper.optimizer.moment_dtype}: '
-                "dict(type='sapiens_plugin.StreamingHook') is missing in custom_hooks."
+                "default_hooks.streaming=dict(type='sapiens_plugin.StreamingHook') is "
+                'missing.'
             )
         self._flush = optim_wrapper.optimizer.flush
         while True:
@@ -300,10 +282,10 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         """
         if self._computes_in_place:
             return 0
-        job = self.memory_job(batch, [PATCH_SIZE * n for n in self.backbone.grid])
-        former = self._spacings.get(job.first_trainable)
-        layout = memory.plan_layout(job, budget_mib=self._budget, spacing=former)
-        return memory.host_boundary_bytes(job, layout)
+        step = self.memory_step(batch, [PATCH_SIZE * n for n in self.backbone.grid])
+        former = self._spacings.get(step.first_trainable)
+        layout = memory.plan_layout(step, budget_mib=self._budget, spacing=former)
+        return memory.host_boundary_bytes(step, layout)
 
     def __getstate__(self) -> dict:
         """Leave out what belongs to this process, and the optimizer, of a copy."""
@@ -454,11 +436,11 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                     logger='current',
                 )
             return Placement(**dtypes)
-        job = self.memory_job(len(inputs), inputs.shape[2:], training=training)
+        step = self.memory_step(len(inputs), inputs.shape[2:], training=training)
         budget = self._budget
-        former = self._spacings.get(job.first_trainable) if training else None
+        former = self._spacings.get(step.first_trainable) if training else None
         layout = memory.plan_layout(
-            job, budget_mib=budget, training=training, spacing=former
+            step, budget_mib=budget, training=training, spacing=former
         )
         if former not in (None, layout.spacing):
             warn_of_other_bits(
@@ -467,15 +449,15 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
                 f'are kept every {layout.spacing}.'
             )
         if training and self._rounds_boundaries:
-            self._spacings[job.first_trainable] = layout.spacing
+            self._spacings[step.first_trainable] = layout.spacing
         if self.device.type == 'cuda':
             _limit_memory(self.device, budget)
         predict = memory.training_memory if training else memory.inference_memory
-        self._planned = f'{predict(job, layout)}, of {budget:.0f} MiB'
+        self._planned = f'{predict(step, layout)}, of {budget:.0f} MiB'
         place = 'in host memory' if layout.boundaries_on_host else 'on the device'
         print_log(
             f'{"Training" if training else "Inference"} on {self.device}: '
-            f'{layout.slots} of {job.num_blocks} blocks at a time, '
+            f'{layout.slots} of {step.num_blocks} blocks at a time, '
             + (
                 f'activations kept every {layout.spacing} blocks {place}, '
                 if training
@@ -503,14 +485,14 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
             budget = min(budget, _free_memory(self.device))
         return budget * _RETRY_SHARE**self._retries
 
-    def memory_job(
+    def memory_step(
         self,
         batch: int,
         img_size: tuple[int, int],
         *,
         training: bool = True,
         compute_dtype: torch.dtype | None = None,
-    ) -> memory.Job:
+    ) -> memory.Step:
         """Describe a step, in the present phase, to the memory model.
 
         Args:
@@ -551,7 +533,7 @@ class StreamedTopdownPoseEstimator(TopdownPoseEstimator):
         sizes = [sum(p.nbytes for p in stage.params) for stage in stages]
         pixels = img_size[0] * img_size[1]
         heatmaps = self.head.out_channels * tokens * 16  # 4 × 4 positions a patch
-        return memory.Job(
+        return memory.Step(
             batch=batch,
             micro_batch=micro_batch,
             # A picture as it was loaded and as float32, and its target.
@@ -644,7 +626,7 @@ def _free_memory(device: torch.device) -> float:
         return math.inf
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device)
-    return free * _SHARE_OF_FREE / memory.MIB
+    return free * memory.SHARE_OF_FREE / memory.MIB
 
 
 def _limit_memory(device: torch.device, mib: float) -> None:

@@ -7,16 +7,17 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from sapiens_plugin.core.coco.layout import TRAIN
+from sapiens_plugin.core.streaming.modes import Streaming
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.jobs.read_config import (
-    COCO_PERSONS,
     count_persons,
     epoch_length,
     load_config,
-    read_job,
+    planned_job,
     stage_measurer,
 )
-from sapiens_plugin.workbench.planning.job import Checkpoints, Persons, Streaming
+from sapiens_plugin.workbench.job.job import Checkpoints, Persons
 
 SOME = Persons(train=1, val=1, test=1)
 
@@ -34,7 +35,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
 
 
 def test_the_4_gb_job(repo):
-    job = read_job(config(repo, 'sapiens1b_gtx1650'), persons=SOME)
+    job = planned_job(config(repo, 'sapiens1b_gtx1650'), SOME)
     assert job.name == 'sapiens1b_gtx1650'
     assert (job.arch.embed_dims, job.arch.num_layers) == (1536, 40)
     assert (job.img_size, job.patches) == ((384, 288), 432)
@@ -57,17 +58,15 @@ def test_the_4_gb_job(repo):
 
 
 def test_other_jobs(repo):
-    job = read_job(config(repo, 'sapiens1b_coco_1024x768'), persons=SOME)
+    job = planned_job(config(repo, 'sapiens1b_coco_1024x768'), SOME)
     assert (job.batch, job.accumulation, job.micro_batch) == (1, 16, 1)
     assert (job.warmup_epochs, job.precision, job.streaming) == (0, 'float32', None)
     assert job.with_cp
-    assert read_job(config(repo, 'sapiens1b_a100'), persons=SOME).precision == (
-        'bfloat16'
-    )
-    week = read_job(config(repo, 'sapiens1b_gtx1650_week'), persons=SOME)
+    assert planned_job(config(repo, 'sapiens1b_a100'), SOME).precision == ('bfloat16')
+    week = planned_job(config(repo, 'sapiens1b_gtx1650_week'), SOME)
     assert (week.frozen_stages, week.trained_blocks) == (24, 16)
     options = {'model.mode': 'exact', 'model.moment_dtype': 'bfloat16'}
-    exact = read_job(config(repo, 'sapiens1b_gtx1650', **options), persons=SOME)
+    exact = planned_job(config(repo, 'sapiens1b_gtx1650', **options), SOME)
     assert exact.streaming.gradient_dtype == 'float32'
     assert exact.streaming.moment_dtype == 'bfloat16'
 
@@ -76,7 +75,7 @@ def test_other_jobs(repo):
     'options, message',
     [
         ({'model.backbone.type': 'ResNet'}, 'backbone is ResNet'),
-        ({'model': None}, 'not a Sapiens training job.*backbone'),
+        ({'model': None}, 'not a job for a Sapiens.*backbone'),
         ({'train_cfg': None}, 'not a Sapiens training job'),
         ({'model.backbone.img_size': (100, 100)}, 'does not divide'),
         ({'train_dataloader.batch_size': 0}, 'train_dataloader.batch_size=0'),
@@ -94,20 +93,20 @@ def test_other_jobs(repo):
 def test_what_is_no_sapiens_job_is_refused(repo, options, message):
     cfg = config(repo, 'sapiens1b_gtx1650', **options)
     with pytest.raises(InputError, match=message):
-        read_job(cfg, persons=SOME)
+        planned_job(cfg, SOME)
 
 
 def test_checkpoints_may_come_at_the_end_alone(repo):
     options = {'default_hooks.checkpoint.interval': -1}
-    job = read_job(config(repo, 'sapiens1b_gtx1650', **options), persons=SOME)
+    job = planned_job(config(repo, 'sapiens1b_gtx1650', **options), SOME)
     assert job.checkpoints.interval == 0
 
 
 def test_validations_are_those_of_mmengine(repo):
     options = {'train_cfg.val_interval': 20, 'train_cfg.val_begin': 50}
-    job = read_job(config(repo, 'sapiens1b_gtx1650', **options), persons=SOME)
+    job = planned_job(config(repo, 'sapiens1b_gtx1650', **options), SOME)
     assert job.validation_epochs == (60, 80, 100, 110)
-    job = read_job(config(repo, 'sapiens1b_gtx1650'), persons=SOME)
+    job = planned_job(config(repo, 'sapiens1b_gtx1650'), SOME)
     assert job.validation_epochs == tuple(range(1, 111))
 
 
@@ -163,10 +162,10 @@ def test_what_a_job_would_read_is_counted(demo_config, make_runner, wrap, times)
 
 def test_a_plan_tells_what_is_odd_about_the_schedules(demo_config):
     demo_config.train_cfg.max_epochs = 200
-    told = ' '.join(read_job(demo_config).persons.notes)
+    told = ' '.join(planned_job(demo_config).persons.notes)
     assert 'The last 187 of 200 epochs' in told
     assert 'takes 60 optimizer steps, and there are 3' in told
-    assert read_job(demo_config, persons=SOME).persons == SOME
+    assert planned_job(demo_config, SOME).persons.train == SOME.train
 
 
 @pytest.mark.parametrize(('batch', 'length'), [(8, 3), (10, 3), (24, 1), (32, 1)])
@@ -180,7 +179,7 @@ def test_without_files_coco_is_taken_and_said(demo_config, tmp_path):
     boxes = tmp_path / 'boxes.json'
     demo_config.test_dataloader.dataset.bbox_file = str(boxes)
     persons = count_persons(demo_config)
-    assert persons.train == COCO_PERSONS['train'] == 149_813
+    assert persons.train == TRAIN.persons == 149_813
     assert persons.test == 104_000
     assert 'train.json is not there' in persons.notes[0]
     assert 'boxes.json' in persons.notes[1]
@@ -206,7 +205,7 @@ def test_a_data_set_without_persons_is_refused(demo_config, demo, tmp_path):
 
 def test_measuring_follows_the_job_and_not_the_config(repo):
     cfg = config(repo, 'sapiens_tiny_demo')
-    job, measure = read_job(cfg, persons=SOME), stage_measurer(cfg)
+    job, measure = planned_job(cfg, SOME), stage_measurer(cfg)
 
     def measured(warmup=False, **changes):
         return measure(
@@ -225,6 +224,6 @@ def test_measuring_follows_the_job_and_not_the_config(repo):
 def test_a_job_that_validates_nothing(repo):
     options = {'val_dataloader': None, 'test_dataloader': None}
     cfg = config(repo, 'sapiens_tiny_demo', **options)
-    job = read_job(cfg)
+    job = planned_job(cfg)
     assert job.validation_epochs == ()
     assert (job.persons.val, job.persons.test) == (0, 0)

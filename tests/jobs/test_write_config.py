@@ -5,10 +5,10 @@ from mmengine.config import Config
 
 from sapiens_plugin.core.vit.architectures import ARCHITECTURES
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.jobs.read_config import load_config, read_job, stage_measurer
+from sapiens_plugin.jobs.read_config import load_config, planned_job, stage_measurer
 from sapiens_plugin.jobs.write_config import write_config
+from sapiens_plugin.workbench.job.job import Persons
 from sapiens_plugin.workbench.planning.cards import get_card
-from sapiens_plugin.workbench.planning.job import Persons
 from sapiens_plugin.workbench.planning.plan import make_plan
 
 PERSONS = Persons(train=149_813, val=6_352, test=104_000)
@@ -19,7 +19,7 @@ def write(repo, tmp_path):
     def write(name: str, **changes) -> tuple[Config, object]:
         """Write a changed job; return the config read back, and its plan."""
         cfg = load_config(repo / 'configs' / f'{name}.py')
-        old = read_job(cfg, persons=PERSONS)
+        old = planned_job(cfg, PERSONS)
         plan = make_plan(
             old.changed(**changes), get_card('gtx1650'), stage_measurer(cfg)
         )
@@ -41,9 +41,10 @@ def test_it_plans_to_the_same_numbers(write):
         warmup_epochs=1,
         max_epochs=5,
     )
-    job = read_job(cfg, persons=PERSONS)
+    job = planned_job(cfg, PERSONS)
     assert job.checkpoints.interval == 1
-    same = job.changed(name=plan.job.name, checkpoints=plan.job.checkpoints)
+    names = ('config', 'work_dir', 'backbone_weights', 'checkpoints')
+    same = job.changed(**{name: getattr(plan.job, name) for name in names})
     assert same == plan.job
     again = make_plan(same, plan.card, stage_measurer(cfg))
     assert again.total_hours == plan.total_hours
@@ -66,15 +67,14 @@ def test_it_plans_to_the_same_numbers(write):
     )
     assert [s.get('begin') for s in cfg.param_scheduler] == [0, 1, 1]
     assert cfg.param_scheduler[-1].end == 5
-    hooks = {hook.type: hook for hook in cfg.custom_hooks}
-    assert hooks['sapiens_plugin.PhaseSwitchHook'].warmup_epochs == 1
-    assert 'sapiens_plugin.StreamingHook' in hooks
+    assert cfg.default_hooks.phase_switch.warmup_epochs == 1
+    assert cfg.default_hooks.streaming.type == 'sapiens_plugin.StreamingHook'
 
 
 def test_accumulation_and_milestones(write):
     cfg, _ = write('sapiens1b_coco_1024x768', max_epochs=21, img_size=(384, 288),
                       batch=1, accumulation=8)  # fmt: skip
-    job = read_job(cfg, persons=PERSONS)
+    job = planned_job(cfg, PERSONS)
     assert (job.batch, job.accumulation, job.max_epochs) == (1, 8, 21)
     assert cfg.param_scheduler[-1].milestones == [17, 20]
     assert cfg.optim_wrapper.optimizer.lr == 5e-4  # the base's

@@ -15,7 +15,7 @@ from sapiens_plugin.streamed.pose_estimator import StreamedTopdownPoseEstimator
 
 def rooms(model):
     """Find memory in MiB with which boundaries lie every 4, 2 or 1 of the blocks."""
-    job = model.memory_job(24, (128, 96), compute_dtype=torch.float32)
+    job = model.memory_step(24, (128, 96), compute_dtype=torch.float32)
     four, two, one = (
         training_memory(job, Layout(spacing=n, slots=min(2 * n, 4), **on_host)).total
         for n, on_host in ((4, {}), (2, {}), (1, dict(boundaries_on_host=True)))

@@ -82,7 +82,7 @@ def test_wrong_input(plan, tmp_path):
         ([DEMO, '--vram', '0GiB'], '--vram 0GiB is not a size'),
         ([DEMO, '--write', 'x.py'], '--write needs a limit'),
         ([DEMO, '--within', '1w', '--write', DEMO], 'is there already'),
-        ([empty, '--gpu', 'a100'], 'not a Sapiens training job'),
+        ([empty, '--gpu', 'a100'], 'not a job for a Sapiens'),
         ([tmp_path / 'no.py'], 'no.py does not exist'),
     ):
         with pytest.raises(InputError, match=says):

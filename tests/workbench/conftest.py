@@ -11,14 +11,16 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 
 @cache
 def read(name: str) -> SimpleNamespace:
-    from sapiens_plugin.jobs.read_config import load_config, read_job
-    from sapiens_plugin.workbench.planning.job import Persons
+    from sapiens_plugin.jobs.read_config import load_config
+    from sapiens_plugin.workbench.job.job import Persons
+    from sapiens_plugin.workbench.job.reader import read_job
 
-    cfg = load_config(CONFIGS / f'{name}.py')
+    path = CONFIGS / f'{name}.py'
+    cfg = load_config(path)
     coco = Persons(train=149_813, val=6_352, test=104_000)
     return SimpleNamespace(
         cfg=cfg,
-        job=read_job(cfg, persons=coco),
+        job=read_job(cfg, path).changed(persons=coco),
         # Their heads are the same: what one job measured need not be measured again.
         measure=measurer('demo' if 'demo' in name else 'sapiens1b_gtx1650'),
     )

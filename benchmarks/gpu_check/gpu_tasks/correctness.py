@@ -7,7 +7,7 @@ import torch
 from measuring.device import fresh_peak
 from measuring.part_report import Report
 from measuring.work import accumulate, make_work
-from streaming import COMPACT, Pose, Work, draw_batch, make_chain, memory_job
+from streaming import COMPACT, Pose, Work, draw_batch, make_chain, memory_step
 from torch import Tensor, nn
 
 from sapiens_plugin.core.streaming import memory
@@ -56,7 +56,7 @@ def _compare_streamed(
 ) -> dict:
     """Make a streamed step without an update."""
     dtypes = {key: dtype for key, dtype in dtypes.items() if key != 'moment_dtype'}
-    job = memory_job(model, work, **dtypes)
+    job = memory_step(model, work, **dtypes)
     layout = memory.plan_layout(job, budget_mib=work.budget)
     chain = make_chain(model, work, **vars(layout), **dtypes)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from measuring.part_report import Report
 
-from sapiens_plugin.jobs.read_config import load_config, read_job, stage_measurer
+from sapiens_plugin.jobs.read_config import load_config, planned_job, stage_measurer
 from sapiens_plugin.workbench.planning.machine_probe import probe_machine
 from sapiens_plugin.workbench.planning.plan import make_plan
 from sapiens_plugin.workbench.planning.plan_report import as_dict
@@ -23,7 +23,7 @@ def run(spec: dict, report: Report) -> None:
             model = dict(precision=precision)
             path.write_text(f'_base_ = {str(base)!r}\nmodel = {model!r}\n')
             cfg = load_config(path)
-            plan = make_plan(read_job(cfg), card, stage_measurer(cfg))
+            plan = make_plan(planned_job(cfg), card, stage_measurer(cfg))
             found = dict(
                 as_dict(plan, []),
                 steps={phase.name: asdict(phase.step) for phase in plan.phases},

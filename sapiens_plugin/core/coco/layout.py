@@ -24,6 +24,9 @@ class Part:
         directory: Where they go, under the root.
         size: Bytes; None for not known.
         images: How many images it has, where it has images.
+        persons: How many persons MMPose reads of it.
+        images_with_persons: On how many images they are.
+        boxes: How many the detector found on it, about (:data:`DETECTIONS`).
         selective: Whether a keypoint job reads only some of its files.
     """
 
@@ -33,6 +36,9 @@ class Part:
     directory: str
     size: int | None = None
     images: int | None = None
+    persons: int | None = None
+    images_with_persons: int | None = None
+    boxes: int | None = None
     selective: bool = False
 
 
@@ -51,6 +57,9 @@ VAL = Part(
     directory='images/val2017',
     size=815_585_330,
     images=5_000,
+    persons=6_352,
+    images_with_persons=2_346,
+    boxes=104_000,
 )
 TRAIN = Part(
     name='train2017',
@@ -59,6 +68,8 @@ TRAIN = Part(
     directory='images/train2017',
     size=19_336_861_798,
     images=118_287,
+    persons=149_813,
+    images_with_persons=56_599,
     selective=True,
 )
 DETECTIONS = 'person_detection_results/COCO_val2017_detections_AP_H_70_person.json'

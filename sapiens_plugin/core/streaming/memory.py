@@ -26,6 +26,12 @@ from .moments import moment_bytes
 
 MIB = 2**20
 
+SHARE_OF_FREE = 0.9
+"""Of a GPU's free memory, where no budget is given: the rest is for other programs."""
+
+HOST_RESERVE = MIB * 512
+"""Bytes of host memory that are left to the rest of the system."""
+
 # CUDA's caching allocator rounds every request up to 512 bytes. It takes memory for
 # those of more than 1 MiB in pieces of 20 MiB, or from 10 MiB on in multiples of 2 MiB
 # (c10/cuda/CUDACachingAllocator.cpp).
@@ -233,7 +239,7 @@ class _FakeTwins(TorchFunctionMode):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Step:
     """A step, as far as memory goes.
 
     Attributes:
@@ -347,51 +353,51 @@ def _in_mib(memory: DeviceMemory | HostMemory) -> str:
     return f'{-(-memory.total // MIB)} MiB ({parts})'
 
 
-def training_memory(job: Job, layout: Layout) -> DeviceMemory:
+def training_memory(step: Step, layout: Layout) -> DeviceMemory:
     """Return the device memory that a training step takes."""
-    sets = len(_segments(job, layout)) - 1  # the last segment's input is still alive
+    sets = len(_segments(step, layout)) - 1  # the last segment's input is still alive
     if layout.boundaries_on_host:
         sets = min(sets, 2)  # one in use, one under way
-    boundaries = sets * _narrowed(job.batch * job.token_bytes, job.boundary_dtype)
+    boundaries = sets * _narrowed(step.batch * step.token_bytes, step.boundary_dtype)
     return max(
         (
-            _device_memory(job, layout.slots, boundaries=boundaries, **phase)
-            for phase in _training_phases(job, layout)
+            _device_memory(step, layout.slots, boundaries=boundaries, **phase)
+            for phase in _training_phases(step, layout)
         ),
         key=lambda memory: memory.total,
     )
 
 
-def inference_memory(job: Job, layout: Layout) -> DeviceMemory:
+def inference_memory(step: Step, layout: Layout) -> DeviceMemory:
     """Return the device memory that a batch takes forward, without gradients."""
-    work = max(job.stem.forward, job.block.forward, job.tail.forward)
-    return _device_memory(job, layout.slots, phase='forward sweep', work=work)
+    work = max(step.stem.forward, step.block.forward, step.tail.forward)
+    return _device_memory(step, layout.slots, phase='forward sweep', work=work)
 
 
-def _segments(job: Job, layout: Layout) -> list[int]:
+def _segments(step: Step, layout: Layout) -> list[int]:
     """Count the blocks in each segment; the tail is with the last, the stem in none."""
-    full, rest = divmod(job.trainable_blocks, layout.spacing)
+    full, rest = divmod(step.trainable_blocks, layout.spacing)
     return [layout.spacing] * full + [rest] * (rest > 0) or [0]
 
 
-def _training_phases(job: Job, layout: Layout) -> Iterator[dict]:
+def _training_phases(step: Step, layout: Layout) -> Iterator[dict]:
     """Yield what differs between the phases of a step."""
-    *inner, last = _segments(job, layout)
-    last_gradients = last * job.block_bytes + job.tail_bytes
-    inner_gradients = layout.spacing * job.block_bytes
+    *inner, last = _segments(step, layout)
+    last_gradients = last * step.block_bytes + step.tail_bytes
+    inner_gradients = layout.spacing * step.block_bytes
 
     def leaving(gradients: int) -> int:
         # GradientReturn waits for all but the segment that it was given last.
-        return _narrowed(gradients, job.gradient_dtype)
+        return _narrowed(gradients, step.gradient_dtype)
 
     def work(blocks: int) -> int:
-        return max(blocks - 1, 0) * job.block.saved + min(blocks, 1) * job.block.peak
+        return max(blocks - 1, 0) * step.block.saved + min(blocks, 1) * step.block.peak
 
-    yield dict(phase='forward sweep', work=max(job.stem.forward, job.block.forward))
+    yield dict(phase='forward sweep', work=max(step.stem.forward, step.block.forward))
     yield dict(
         phase='last segment',
         gradients=last_gradients,
-        work=max(last * job.block.saved + job.tail.peak, work(last)),
+        work=max(last * step.block.saved + step.tail.peak, work(last)),
     )
     before = [last_gradients, *[inner_gradients] * len(inner)]
     if inner:
@@ -401,17 +407,17 @@ def _training_phases(job: Job, layout: Layout) -> Iterator[dict]:
             leaving_gradients=leaving(max(before[:-1])),
             work=work(layout.spacing),
         )
-    if job.first_trainable == 0:
+    if step.first_trainable == 0:
         yield dict(
             phase='stem',
-            gradients=job.stem_bytes,
+            gradients=step.stem_bytes,
             leaving_gradients=leaving(before[-1]),
-            work=job.stem.peak,
+            work=step.stem.peak,
         )
 
 
 def _device_memory(
-    job: Job,
+    step: Step,
     slots: int,
     *,
     phase: str,
@@ -421,21 +427,21 @@ def _device_memory(
     leaving_gradients: int = 0,
 ) -> DeviceMemory:
     parts = dict(
-        inputs=job.batch * job.input_bytes,
+        inputs=step.batch * step.input_bytes,
         # Activations on the way up are exchanged for gradients on the way down; one
         # micro-batch more, because a narrow boundary is widened before use.
-        activations=(job.batch + job.micro_batch) * job.token_bytes,
+        activations=(step.batch + step.micro_batch) * step.token_bytes,
         boundaries=boundaries,
         # A slot is one piece (weights.py).
         weights=(
-            _in_segments(job.stem_bytes)
-            + slots * _in_segments(job.block_bytes)
-            + _in_segments(job.tail_bytes)
+            _in_segments(step.stem_bytes)
+            + slots * _in_segments(step.block_bytes)
+            + _in_segments(step.tail_bytes)
         ),
         gradients=gradients,
         leaving_gradients=leaving_gradients,
         work=work,
-        workspace=job.workspace_bytes,
+        workspace=step.workspace_bytes,
     )
     fragmentation = max(int(_FRAGMENTATION * sum(parts.values())), _PIECE)
     return DeviceMemory(phase=phase, fragmentation=fragmentation, **parts)
@@ -446,7 +452,7 @@ def _narrowed(float32_bytes: int, dtype: torch.dtype) -> int:
 
 
 def plan_layout(
-    job: Job,
+    step: Step,
     *,
     budget_mib: float | None,
     training: bool = True,
@@ -458,7 +464,7 @@ def plan_layout(
     last one is not computed again in backward. Then, as many blocks as fit stay.
 
     Args:
-        job: What to run.
+        step: What to run.
         budget_mib: What PyTorch may allocate, in MiB. None: no limit, so that all
             blocks stay and nothing is computed twice.
         training: Whether there is a backward.
@@ -468,46 +474,46 @@ def plan_layout(
         InputError: Nothing fits; the message names the smallest budget that works.
     """
     if budget_mib is None:
-        return Layout(spacing=job.num_blocks, slots=job.num_blocks)
+        return Layout(spacing=step.num_blocks, slots=step.num_blocks)
     predict = training_memory if training else inference_memory
 
     def fits(layout: Layout) -> bool:
-        return predict(job, layout).total <= budget_mib * MIB
+        return predict(step, layout).total <= budget_mib * MIB
 
     candidates = sorted(
-        _layouts(job, training), key=lambda layout: layout.spacing != spacing
+        _layouts(step, training), key=lambda layout: layout.spacing != spacing
     )
     for layout in candidates:
         if fits(layout):
             wider = (
                 Layout(**{**vars(layout), 'slots': slots})
-                for slots in range(job.num_blocks, layout.slots, -1)
+                for slots in range(step.num_blocks, layout.slots, -1)
             )
             return next(filter(fits, wider), layout)
 
     smallest = min(
-        (predict(job, layout) for layout in candidates),
+        (predict(step, layout) for layout in candidates),
         key=lambda memory: memory.total,
     )
-    narrower = training and job.boundary_dtype == torch.float32
+    narrower = training and step.boundary_dtype == torch.float32
     raise InputError(
         f'A budget of {budget_mib:.0f} MiB of GPU memory is too small for '
-        f'{job.micro_batch} samples at a time out of {job.batch}. The smallest that '
+        f'{step.micro_batch} samples at a time out of {step.batch}. The smallest that '
         f'works is {smallest}. Raise vram_budget, or need less: a smaller micro_batch, '
         'a smaller img_size'
         + (", boundary_dtype='float16'." if narrower else ', fewer samples a step.')
     )
 
 
-def _layouts(job: Job, training: bool) -> Iterator[Layout]:
+def _layouts(step: Step, training: bool) -> Iterator[Layout]:
     """Yield the layouts to choose from, best first, with the fewest slots for each."""
-    longest = max(job.trainable_blocks, 1) if training else 1
+    longest = max(step.trainable_blocks, 1) if training else 1
     powers = [2**i for i in range(longest.bit_length()) if 2**i < longest]
     for on_host in (False, True) if training else (False,):
         for spacing in (longest, *reversed(powers)):
             yield Layout(
                 spacing=spacing,
-                slots=min(2 * spacing, job.num_blocks),
+                slots=min(2 * spacing, step.num_blocks),
                 boundaries_on_host=on_host,
             )
 
@@ -539,9 +545,29 @@ def host_memory(
     )
 
 
-def host_boundary_bytes(job: Job, layout: Layout) -> int:
+def narrower_setting(available: int, **account) -> tuple[str, str] | None:
+    """Name the widest setting of a streamed model with which it fits host memory.
+
+    Args:
+        available: Bytes that can be had.
+        **account: What :func:`host_memory` takes, for a model that does not fit.
+
+    Returns:
+        A setting and its value; None where nothing fits.
+    """
+    for name, value, changes in (
+        ('moment_dtype', 'bfloat16', dict(moment_dtype='bfloat16')),
+        ('moment_dtype', 'int8', dict(moment_dtype='int8')),
+        ('mode', 'compact', dict(moment_dtype='int8', gradient_dtype=torch.bfloat16)),
+    ):
+        if host_memory(**account | changes).total <= available:
+            return name, value
+    return None
+
+
+def host_boundary_bytes(step: Step, layout: Layout) -> int:
     """Return the size of the boundaries that a layout keeps in host memory."""
     if not layout.boundaries_on_host:
         return 0
-    sets = len(_segments(job, layout)) - 1
-    return sets * _narrowed(job.batch * job.token_bytes, job.boundary_dtype)
+    sets = len(_segments(step, layout)) - 1
+    return sets * _narrowed(step.batch * step.token_bytes, step.boundary_dtype)

@@ -13,7 +13,9 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from sapiens_plugin.errors import InputError
 
-CHOICES = ('auto', 'float32', 'float16', 'bfloat16')
+from .modes import check_choice
 
 # Every card on a TU116 or TU117 chip, as the driver names them.
 _WITHOUT_TENSOR_CORES = re.compile(
@@ -76,10 +78,7 @@ def choose_precision(device: torch.device, requested: str = 'auto') -> Precision
     Raises:
         InputError: ``requested`` is none of these, or gives wrong values here.
     """
-    if requested not in CHOICES:
-        raise InputError(
-            f'precision={requested!r} is not known; choose one of {", ".join(CHOICES)}.'
-        )
+    check_choice('precision', requested)
     on_cuda = device.type == 'cuda'
     if requested == 'float32' or (requested == 'auto' and not on_cuda):
         figures = {}
@@ -124,7 +123,7 @@ def decide(
     """Choose the type to compute in, from figures.
 
     Args:
-        requested: One of :data:`CHOICES`.
+        requested: As :func:`choose_precision` takes it.
         name: The device's name.
         capability: Its CUDA compute capability, None for a CPU.
         figures: What :func:`measure` found.
@@ -216,11 +215,19 @@ def _summary(figures: Mapping[torch.dtype, Figure]) -> str:
     return f' Measured: {", ".join(parts)}.'
 
 
-def measure(device: torch.device, *dtypes: torch.dtype) -> dict[torch.dtype, Figure]:
+def measure(device: torch.device, *dtypes: torch.dtype) -> Mapping[torch.dtype, Figure]:
     """Time a matrix product in each type, and compare some results with a reference.
 
-    Leaves the global random state and the device's memory as they were.
+    Once in a process: what was measured is remembered. Leaves the global random state
+    and the device's memory as they were.
     """
+    if device.type == 'cuda' and device.index is None:
+        device = torch.device('cuda', torch.cuda.current_device())
+    return _measure(device, dtypes)
+
+
+@cache
+def _measure(device: torch.device, dtypes: tuple) -> Mapping[torch.dtype, Figure]:
     speeds = _gemm_tflops(device, dtypes)
     reference = _results(torch.device('cpu'), torch.float64)
     figures = {
@@ -229,7 +236,7 @@ def measure(device: torch.device, *dtypes: torch.dtype) -> dict[torch.dtype, Fig
     }
     if device.type == 'cuda':
         torch.cuda.empty_cache()
-    return figures
+    return MappingProxyType(figures)
 
 
 def _gemm_tflops(device: torch.device, dtypes) -> dict[torch.dtype, float]:

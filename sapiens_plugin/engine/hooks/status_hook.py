@@ -1,20 +1,24 @@
 """How far a training is, and how long it will take."""
 
 import sys
+from pathlib import Path
 from time import perf_counter
 
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
+from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from sapiens_plugin.engine.logging.job_clock import JobClock, Phase
 from sapiens_plugin.engine.logging.status_bar import StatusBar
 from sapiens_plugin.engine.loops.train_loop import ResumableTrainLoop
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.jobs.read_config import read_job
+from sapiens_plugin.jobs.announce_plan import leave_plan
+from sapiens_plugin.jobs.read_config import planned_job
 from sapiens_plugin.registry import HOOKS
+from sapiens_plugin.workbench.job.job import Job, Persons
 from sapiens_plugin.workbench.planning.arithmetic import person_work, training_work
-from sapiens_plugin.workbench.planning.job import Persons, TrainingJob
+from sapiens_plugin.workbench.report.work_dir import PLAN_NAME
 
 _HEAD_ALONE = 'head alone'
 
@@ -25,7 +29,8 @@ class StatusHook(Hook):
 
     ``StatusLogProcessor`` puts what is measured here into the log. The time left is
     told for jobs that planning understands; for others the log says why not. Jobs that
-    count iterations instead of epochs are left alone.
+    count iterations instead of epochs are left alone. Before a training starts, its
+    plan is told and left in the work directory.
 
     Attributes:
         clock: What was measured; None before a training, and without epochs.
@@ -36,6 +41,16 @@ class StatusHook(Hook):
         self._bar: StatusBar | None = None
         self._last = 0.0  # when the last step ended
         self._validated: bool | None = None  # since then; None before the first step
+
+    def before_run(self, runner: Runner) -> None:
+        """Plan a training: its data sets are there, its weights not yet."""
+        is_training = isinstance(runner.optim_wrapper, BaseOptimWrapper)
+        # Planning knows one GPU.
+        if not is_training or self.clock is not None or get_world_size() > 1:
+            return
+        work_dir = Path(runner.work_dir)
+        if not (runner.cfg.get('resume') and (work_dir / PLAN_NAME).exists()):
+            runner.logger.info(leave_plan(runner.cfg, work_dir, **_persons(runner)))
 
     def before_train(self, runner: Runner) -> None:
         """Look at what there is to do."""
@@ -107,18 +122,21 @@ class StatusHook(Hook):
             self._bar.stop()
 
 
+def _persons(runner: Runner) -> dict[str, int]:
+    """Count the persons of the data sets that were built for a training."""
+    validation = runner.val_loop
+    return dict(
+        train=len(runner.train_dataloader.dataset),
+        val=len(validation.dataloader.sampler) if validation else 0,
+    )
+
+
 def _make_clock(runner: Runner) -> JobClock | None:
     """Describe a job to a clock; None if it has no epochs."""
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         return None
-    validation = runner.val_loop
-    persons = Persons(
-        train=len(runner.train_dataloader.dataset),
-        val=len(validation.dataloader.sampler) if validation else 0,
-        test=0,
-    )
     try:
-        job = read_job(runner.cfg, persons=persons)
+        job = planned_job(runner.cfg, Persons(**_persons(runner), test=0))
     except InputError as error:
         runner.logger.info(f'The log will not tell the time left. {error}')
         return JobClock(
@@ -146,7 +164,7 @@ def _make_clock(runner: Runner) -> JobClock | None:
     )
 
 
-def _what_trains(job: TrainingJob) -> str:
+def _what_trains(job: Job) -> str:
     layers, trained = job.arch.num_layers, job.trained_blocks
     if not trained:
         return _HEAD_ALONE

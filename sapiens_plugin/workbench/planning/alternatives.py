@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from sapiens_plugin.core.streaming.modes import MODES
+from sapiens_plugin.core.streaming.modes import read_streaming
 from sapiens_plugin.core.utils.amounts import duration
 from sapiens_plugin.core.vit.architectures import ARCHITECTURES, Architecture, name_of
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.job.job import Job
 
 from .cards import Card
-from .footprint import CONTEXT, Measure, all_parameters
-from .job import Streaming, TrainingJob
+from .footprint import CONTEXT, Measure
 from .limits import Limits
 from .plan import Plan, make_plan
 
@@ -90,7 +90,7 @@ def nearest_jobs(
 
 def _holds_the_model(plan: Plan) -> bool:
     """Whether a card has room for weights, gradients and moments."""
-    needed = 16 * all_parameters(plan.largest.job)
+    needed = 16 * plan.job.num_params
     return plan.card.vram_mib is not None and needed < plan.card.vram_mib * MIB
 
 
@@ -101,7 +101,7 @@ def streamed_config(arch: Architecture) -> str:
 
 def _single_changes(
     plan: Plan, measure: Measure, hours: float
-) -> Iterator[tuple[str, str, TrainingJob]]:
+) -> Iterator[tuple[str, str, Job]]:
     job = plan.job
     if job.streaming is None and not plan.fits:
         yield (
@@ -140,7 +140,7 @@ def _single_changes(
         yield (
             'no loader workers',
             'images load between the steps and not beside them',
-            job.changed(workers=0, worker_memory={}),
+            job.changed(loading=dict.fromkeys(job.loading, 0), worker_memory={}),
         )
     for name, arch in _smaller_models(job):
         yield (
@@ -167,13 +167,13 @@ def _single_changes(
         )
 
 
-def streamed(job: TrainingJob) -> TrainingJob:
+def streamed(job: Job) -> Job:
     """Return the job with its weights in host memory, two images at a time.
 
     Its validations and tests take eight: the head takes a batch at once.
     """
     return job.changed(
-        streaming=Streaming(**MODES['compact'], vram_budget=None),
+        streaming=read_streaming(),
         precision='auto',
         with_cp=False,
         batch=job.effective_batch,
@@ -184,16 +184,14 @@ def streamed(job: TrainingJob) -> TrainingJob:
     )
 
 
-def one_at_a_time(job: TrainingJob) -> TrainingJob:
+def one_at_a_time(job: Job) -> Job:
     """Return the job with one image at a time, and the same effective batch."""
     if job.streaming:
         return job.changed(micro_batch=1)
     return job.changed(batch=1, micro_batch=1, accumulation=job.effective_batch)
 
 
-def epochs_within(
-    job: TrainingJob, card: Card, measure: Measure, hours: float
-) -> TrainingJob | None:
+def epochs_within(job: Job, card: Card, measure: Measure, hours: float) -> Job | None:
     """Return the job with as many epochs as end in time.
 
     A job that is too long gets a warm-up of one epoch at most, and a checkpoint after
@@ -223,14 +221,14 @@ def epochs_within(
     return _with_epochs(job, warmup, fits)
 
 
-def _with_epochs(job: TrainingJob, warmup: int, epochs: int) -> TrainingJob:
+def _with_epochs(job: Job, warmup: int, epochs: int) -> Job:
     # With so few epochs, one is too much to lose.
     checkpoints = replace(job.checkpoints, interval=1)
     return job.changed(warmup_epochs=warmup, max_epochs=epochs, checkpoints=checkpoints)
 
 
 def best_within(
-    job: TrainingJob,
+    job: Job,
     card: Card,
     measure: Measure,
     *,
@@ -289,7 +287,7 @@ def best_within(
 
 
 def _fitting(
-    job: TrainingJob, card: Card, measure: Measure, limit_mib: int | None
+    job: Job, card: Card, measure: Measure, limit_mib: int | None
 ) -> Plan | None:
     """Plan a job inside a memory, one image at a time where more do not fit."""
     for variant in (job, one_at_a_time(job)) if job.micro_batch > 1 else (job,):
@@ -304,7 +302,7 @@ def _fitting(
     return None
 
 
-def _candidates(job: TrainingJob) -> Iterator[TrainingJob]:
+def _candidates(job: Job) -> Iterator[Job]:
     """Yield the job and smaller ones, best first."""
     models = [job, *(_with_model(job, arch) for _, arch in _smaller_models(job))]
     for model in models:
@@ -320,7 +318,7 @@ def _candidates(job: TrainingJob) -> Iterator[TrainingJob]:
                 )
 
 
-def _with_model(job: TrainingJob, arch: Architecture) -> TrainingJob:
+def _with_model(job: Job, arch: Architecture) -> Job:
     """Exchange the model; as many of its last layers train as before."""
     if job.frozen_stages <= 0:
         return job.changed(arch=arch)
@@ -328,18 +326,18 @@ def _with_model(job: TrainingJob, arch: Architecture) -> TrainingJob:
     return job.changed(arch=arch, frozen_stages=frozen or -1)
 
 
-def _with_budget(job: TrainingJob, budget_mib: int) -> TrainingJob:
+def _with_budget(job: Job, budget_mib: int) -> Job:
     own = job.streaming.vram_budget or budget_mib
     budget = max(min(own, budget_mib), 1)
     return job.changed(streaming=replace(job.streaming, vram_budget=budget))
 
 
-def _smaller_sizes(job: TrainingJob) -> list[tuple[int, int]]:
+def _smaller_sizes(job: Job) -> list[tuple[int, int]]:
     height, width = job.img_size
     return [size for size in IMG_SIZES if size[0] < height and size[1] < width]
 
 
-def _smaller_models(job: TrainingJob) -> list[tuple[str, Architecture]]:
+def _smaller_models(job: Job) -> list[tuple[str, Architecture]]:
     def size(arch: Architecture) -> int:
         return arch.num_layers * arch.embed_dims**2
 
@@ -362,14 +360,14 @@ def _at_least(hours: float) -> str:
     return f'{math.ceil(hours):,} hours' if hours > 2 else f'{hours + 0.001:.3f} hours'
 
 
-def _smallest(job: TrainingJob) -> str:
+def _smallest(job: Job) -> str:
     *_, last = _candidates(job)
     height, width = last.img_size
     model = name_of(embed_dims=last.arch.embed_dims, num_layers=last.arch.num_layers)
     return f'{model} at {height}×{width}'
 
 
-def epochs_in_words(job: TrainingJob) -> str:
+def epochs_in_words(job: Job) -> str:
     """Write a job's epochs: ``'10 + 100'``, the warm-up first, or ``'110'``."""
     warmup = min(job.warmup_epochs, job.max_epochs)
     rest = job.max_epochs - warmup

@@ -7,7 +7,7 @@ rest – norms, activations, sums – goes over memory: it is counted in bytes.
 
 from dataclasses import dataclass
 
-from .job import TrainingJob
+from sapiens_plugin.workbench.job.job import Job
 
 _FLOAT = 4  # bytes; also under autocast norms and sums are float32
 # In units of the tokens: two norms read and write (4), two sums read twice and write
@@ -38,13 +38,13 @@ class Work:
     __rmul__ = __mul__
 
 
-def stem_work(job: TrainingJob) -> Work:
+def stem_work(job: Job) -> Work:
     """Return what cutting one image into patches takes."""
     dims = job.arch.embed_dims
     return Work(2 * job.patches * 768 * dims, 3 * _FLOAT * job.patches * dims)
 
 
-def block_work(job: TrainingJob) -> Work:
+def block_work(job: Job) -> Work:
     """Return what one block takes for one image, forward."""
     dims, ffn = job.arch.embed_dims, job.arch.feedforward_channels
     tokens = job.patches + job.extra_tokens
@@ -52,7 +52,7 @@ def block_work(job: TrainingJob) -> Work:
     return Work(2 * products, _FLOAT * tokens * (_BLOCK_PASSES * dims + 2 * ffn))
 
 
-def head_work(job: TrainingJob) -> Work:
+def head_work(job: Job) -> Work:
     """Return what the head takes for one image, forward."""
     products = outputs = 0
     for product, output in _head_layers(job):
@@ -61,17 +61,17 @@ def head_work(job: TrainingJob) -> Work:
     return Work(2 * products, _FLOAT * _HEAD_PASSES * outputs)
 
 
-def trunk_work(job: TrainingJob) -> Work:
+def trunk_work(job: Job) -> Work:
     """Return what the backbone takes for one image, forward."""
     return stem_work(job) + job.arch.num_layers * block_work(job)
 
 
-def person_work(job: TrainingJob, *, flip: bool) -> Work:
+def person_work(job: Job, *, flip: bool) -> Work:
     """Return what predicting one person takes."""
     return (2 if flip else 1) * (trunk_work(job) + head_work(job))
 
 
-def training_work(job: TrainingJob, *, warmup: bool, recomputed: int) -> Work:
+def training_work(job: Job, *, warmup: bool, recomputed: int) -> Work:
     """Return what training on one image takes.
 
     Args:
@@ -93,7 +93,7 @@ def training_work(job: TrainingJob, *, warmup: bool, recomputed: int) -> Work:
     )
 
 
-def _recomputing_work(job: TrainingJob) -> Work:
+def _recomputing_work(job: Job) -> Work:
     """Return what computing a block again takes."""
     if job.streaming is not None:
         return block_work(job)
@@ -104,11 +104,11 @@ def _recomputing_work(job: TrainingJob) -> Work:
     return block_work(job) + Work(-2 * tokens * dims * ffn)
 
 
-def _norm_trains(job: TrainingJob, warmup: bool) -> bool:
+def _norm_trains(job: Job, warmup: bool) -> bool:
     return not warmup and job.frozen_stages < job.arch.num_layers
 
 
-def _head_layers(job: TrainingJob) -> list[tuple[int, int]]:
+def _head_layers(job: Job) -> list[tuple[int, int]]:
     """Return multiplications and outputs of each layer of the head."""
     head, channels, places = job.head, job.arch.embed_dims, job.patches
     layers = []

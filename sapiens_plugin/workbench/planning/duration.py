@@ -17,10 +17,11 @@ from dataclasses import dataclass
 
 import torch
 
+from sapiens_plugin.workbench.job.job import Job
+
 from .arithmetic import Work, person_work, training_work
 from .cards import Card
-from .footprint import DeviceUse, all_parameters, trained_parameters
-from .job import TrainingJob
+from .footprint import DeviceUse
 
 _FLOAT = 4  # bytes
 _WEIGHTS, _GRADIENTS = 'weights on their way', 'gradients on their way'
@@ -50,7 +51,7 @@ class StepTime:
 
 
 def training_step(
-    job: TrainingJob, use: DeviceUse, card: Card, dtype: torch.dtype, *, warmup: bool
+    job: Job, use: DeviceUse, card: Card, dtype: torch.dtype, *, warmup: bool
 ) -> StepTime:
     """Return how long an optimizer step takes.
 
@@ -68,7 +69,7 @@ def training_step(
         recomputed = use.recomputed_blocks
     images = job.effective_batch
     work = images * training_work(job, warmup=warmup, recomputed=recomputed)
-    trained = trained_parameters(use.job, job)
+    trained = job.num_trained(warmup=warmup)
     floor = work.flop / card.speed(dtype)
     computing = _seconds(work, card, dtype)
     if job.streaming is None:
@@ -84,7 +85,7 @@ def training_step(
         times = dict(optimizer=update), dict(computing=computing)
         return _step(job, images, work, max(floor, least), *times)
     bus = card.bus_gb_s * 1e9
-    there = _uploads(use, all_parameters(use.job), changed=trained) / bus
+    there = _uploads(use, job.num_params, changed=trained) / bus
     back, down = _uploads(use, trained) / bus, gradients / bus
     forward = _seconds(images * person_work(job, flip=False), card, dtype)
     fetching = 'optimizer' if update > there else _WEIGHTS
@@ -96,16 +97,16 @@ def training_step(
 
 
 def prediction(
-    job: TrainingJob, use: DeviceUse, card: Card, dtype: torch.dtype, *, flip: bool
+    job: Job, use: DeviceUse, card: Card, dtype: torch.dtype, *, flip: bool
 ) -> StepTime:
     """Return how long a batch of a validation or test takes; its size is ``use``'s."""
-    images = use.job.batch
+    images = use.step.batch
     work = images * person_work(job, flip=flip)
     floor = work.flop / card.speed(dtype)
     times = dict(computing=_seconds(work, card, dtype))
     if job.streaming is not None:
         # A flip test passes twice.
-        up = (2 if flip else 1) * _uploads(use, all_parameters(use.job))
+        up = (2 if flip else 1) * _uploads(use, job.num_params)
         times[_WEIGHTS] = up / (card.bus_gb_s * 1e9)
         floor = max(floor, times[_WEIGHTS])
     return _step(job, images, work, floor, times)
@@ -116,7 +117,7 @@ def _seconds(work: Work, card: Card, dtype: torch.dtype) -> float:
 
 
 def _step(
-    job: TrainingJob, images: int, work: Work, floor: float, *stretches: dict
+    job: Job, images: int, work: Work, floor: float, *stretches: dict
 ) -> StepTime:
     """Add up stretches of time, in each of which the longest of its parts counts."""
     loading = {'loading images': images * LOADER_SECONDS / max(job.workers, 1)}
@@ -139,5 +140,5 @@ def _uploads(use: DeviceUse, needed: int, *, changed: int = 0) -> int:
 
     What lies in a slot already does not, unless it was changed since.
     """
-    held = use.layout.slots * use.job.block_bytes
+    held = use.layout.slots * use.step.block_bytes
     return max(_FLOAT * needed - held, _FLOAT * changed)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from sapiens_plugin.core.streaming.precision import Precision
+from sapiens_plugin.workbench.job.job import Job
 
 from .cards import Card
 from .duration import StepTime, prediction, training_step
-from .footprint import DeviceUse, Measure, device_use, disk_use, host_use
-from .job import TrainingJob
+from .footprint import DeviceUse, Measure, device_use, host_use
 
 HOUR = 3600  # s
 
@@ -75,7 +75,7 @@ class Pass:
         return self._hours(self.batch.floor)
 
     def _hours(self, seconds: float) -> float:
-        return self.persons / self.memory.job.batch * seconds / HOUR
+        return self.persons / self.memory.step.batch * seconds / HOUR
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Plan:
         disk: Checkpoints by part.
     """
 
-    job: TrainingJob
+    job: Job
     card: Card
     precision: Precision
     phases: tuple[Phase, ...]
@@ -135,7 +135,7 @@ class Plan:
         return training + self.validation.times * self.validation.floor_hours
 
 
-def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
+def make_plan(job: Job, card: Card, measure: Measure) -> Plan:
     """Compute what a job will take.
 
     Args:
@@ -158,7 +158,7 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
         # A CPU computes in place, whatever the budget.
         job = job.changed(streaming=replace(job.streaming, vram_budget=None))
 
-    def use(warmup: bool, training: bool, job: TrainingJob = job) -> DeviceUse:
+    def use(warmup: bool, training: bool, job: Job = job) -> DeviceUse:
         return device_use(
             job,
             measure,
@@ -189,6 +189,7 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
         )
 
     last = phases[-1].memory
+    to_the_end = dict(warmup=warmup_epochs == job.max_epochs)
     return Plan(
         job=given,
         card=card,
@@ -198,12 +199,18 @@ def make_plan(job: TrainingJob, card: Card, measure: Measure) -> Plan:
             job.val_batch, job.persons.val, job.val_flip, len(job.validation_epochs)
         ),
         test=without_training(job.test_batch, job.persons.test, job.test_flip, 1),
-        host=host_use(job, last, on_cpu=card.vram_mib is None),
-        disk=disk_use(job, last),
+        host=host_use(
+            job,
+            persons=job.persons.train + job.persons.val,
+            boundary_bytes=last.host_boundaries,
+            computing=last.parts if card.vram_mib is None else None,
+            **to_the_end,
+        ),
+        disk=job.disk_use(**to_the_end),
     )
 
 
-def _describe(job: TrainingJob) -> str:
+def _describe(job: Job) -> str:
     if job.frozen_stages < 0:
         return 'everything'
     if job.trained_blocks == 0:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from sapiens_plugin.core.utils.amounts import duration, number, size
 from sapiens_plugin.core.vit.architectures import name_of
+from sapiens_plugin.workbench.job.job import Job
 
 from .alternatives import Alternative, epochs_in_words, streamed_config
 from .footprint import DeviceUse
-from .job import TrainingJob
 from .limits import Limits
 from .plan import Plan
 
@@ -22,7 +22,7 @@ def as_dict(
     alternatives: Sequence[Alternative],
     *,
     limits: Limits | None = None,
-    given: TrainingJob | None = None,
+    given: Job | None = None,
 ) -> dict:
     """Return a plan as JSON has it: memory in MiB and GiB, times in hours.
 
@@ -95,7 +95,7 @@ def as_text(
     alternatives: Sequence[Alternative],
     *,
     limits: Limits | None = None,
-    given: TrainingJob | None = None,
+    given: Job | None = None,
 ) -> str:
     """Return a plan as a text of 80 columns; the arguments are :func:`as_dict`'s."""
     job, card = plan.job, plan.card
@@ -153,7 +153,7 @@ def as_text(
     return '\n'.join(lines)
 
 
-def _title(plan: Plan, limits: Limits | None, given: TrainingJob | None) -> list[str]:
+def _title(plan: Plan, limits: Limits | None, given: Job | None) -> list[str]:
     job = plan.job
     height, width = job.img_size
     found = f'found near {job.name}' if given else job.name
@@ -191,7 +191,7 @@ def _title(plan: Plan, limits: Limits | None, given: TrainingJob | None) -> list
     return lines
 
 
-def _model_name(job: TrainingJob) -> str:
+def _model_name(job: Job) -> str:
     return name_of(
         embed_dims=job.arch.embed_dims, num_layers=job.arch.num_layers
     ).partition(' (')[0]
@@ -216,7 +216,7 @@ def _job(plan: Plan) -> dict:
     )
 
 
-def _changes(plan: Plan, given: TrainingJob | None) -> list[str]:
+def _changes(plan: Plan, given: Job | None) -> list[str]:
     """Say in what a job that was found differs from the given one."""
     job = plan.job
     if given is None:
@@ -315,7 +315,7 @@ def _layout(use: DeviceUse) -> str | None:
         return None
     place = 'host' if use.layout.boundaries_on_host else 'device'
     return (
-        f'{use.layout.slots} of {use.job.num_blocks} blocks, boundaries every '
+        f'{use.layout.slots} of {use.step.num_blocks} blocks, boundaries every '
         f'{use.layout.spacing} on the {place}'
     )
 

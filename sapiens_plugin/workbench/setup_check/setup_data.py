@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -85,19 +84,20 @@ def _check_weights(
     if not path.exists():
         return Check(name, 'fail', f'{shorten(path)} is missing', mend)
     try:
-        with torch.device('meta'):
-            vit = SapiensViT(
-                asdict(job.arch),
-                img_size=job.img_size,
-                with_cls_token=bool(job.extra_tokens),
-            )
-        check_backbone(vit, path)
+        check_backbone(_backbone(job), path)
     except InputError as error:
         return Check(name, 'fail', str(error), mend)
     length = size(path.stat().st_size)
     depth, dims = job.arch.num_layers, job.arch.embed_dims
     detail = f'{shorten(path)}, {length}, fits ({depth} layers, {dims} wide)'
     return Check(name, 'ok', detail)
+
+
+def _backbone(job: Job) -> SapiensViT:
+    with torch.device('meta'):
+        return SapiensViT(
+            job.arch, img_size=job.img_size, with_cls_token=bool(job.extra_tokens)
+        )
 
 
 def _way_to_weights(path: Path, setting: str, commands: Commands) -> str:
@@ -199,7 +199,7 @@ def _judge_count(name: str, source: DataSource, part: Part | None, mend: str) ->
         if not count:
             return Check(name, 'fail', found, mend)
         return Check(name, 'ok', f'{found}; the job compares their names')
-    persons = _IMAGES_WITHpart.persons
+    persons = part.images_with_persons
     if count < persons:
         detail = f'{found}; COCO has {persons:,} with persons'
         return Check(name, 'fail', detail, mend)

@@ -4,20 +4,21 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import torch
 
+from sapiens_plugin.core.coco.layout import TRAIN, VAL
+from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.streaming.memory import MIB
-from sapiens_plugin.core.streaming.precision import (
-    CHOICES,
-    capability_of,
-    choose_precision,
-)
+from sapiens_plugin.core.streaming.modes import CHOICES
+from sapiens_plugin.core.streaming.precision import capability_of, choose_precision
 from sapiens_plugin.core.utils.amounts import size
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.footprint import CONTEXT, program_memory
+from sapiens_plugin.workbench.job.job import Job
+from sapiens_plugin.workbench.planning.footprint import CONTEXT, host_account, host_use
 
 from .gpu_probe import (
     CUDA_BUILD,
@@ -28,12 +29,11 @@ from .gpu_probe import (
     driver_fault,
     nvidia_gpus,
 )
-from .setup_job import SetupJob
 from .setup_report import Check, Commands
 
 _SHARED_MEMORY = Path('/dev/shm')  # where loaders of PyTorch hand batches over on Linux
-_RESERVE = int(0.5 * 2**30)  # left to the rest of the system, as StreamingHook does
-_SHARE_OF_FREE = 0.9  # as in StreamedTopdownPoseEstimator
+_PERSON_BYTES = 1_590  # that COCO's annotation files have for each person of a job
+_FLOAT = 4  # bytes
 _BESIDE_IT = f"CUDA's context {CONTEXT // MIB} beside it (computed)"
 _WITHOUT_GPU = (
     'none found. Without one: the demo, the tests, planning, bringing and checking data'
@@ -41,7 +41,7 @@ _WITHOUT_GPU = (
 
 
 def check_hardware(
-    job: SetupJob | None,
+    job: Job | None,
     commands: Commands,
     least_memory: Callable[..., int] | None = None,
 ) -> list[Check]:
@@ -88,7 +88,7 @@ def check_hardware(
     return checks
 
 
-def _has_budget(job: SetupJob) -> bool:
+def _has_budget(job: Job) -> bool:
     return job.streaming is not None and job.streaming.vram_budget is not None
 
 
@@ -169,7 +169,7 @@ def check_gpu_memory(
     free: int | None,
     total: int | None,
     least: int,
-    job: SetupJob,
+    job: Job,
     commands: Commands,
 ) -> Check:
     """Compare a GPU's free memory, and a budget of it, with what the job needs.
@@ -189,10 +189,10 @@ def check_gpu_memory(
         mend = 'take a config that streams: configs/sapiens1b_gtx1650.py'
         return Check('GPU memory', 'fail', detail, mend)
 
-    usable = None if free is None else int(_SHARE_OF_FREE * free)
+    usable = None if free is None else int(memory.SHARE_OF_FREE * free)
     budget = job.streaming.vram_budget
     if budget is None:
-        budget, source = usable, f'{_SHARE_OF_FREE:.0%} of what is free'
+        budget, source = usable, f'{memory.SHARE_OF_FREE:.0%} of what is free'
     else:
         source = 'model.vram_budget'
     detail = (
@@ -208,7 +208,7 @@ def check_gpu_memory(
         )
         return Check('GPU memory', 'fail', detail, mend)
     offered = least if budget < least else max(least, usable)
-    mend = job.train_command(commands, f'model.vram_budget={offered}')
+    mend = commands.train(job, f'model.vram_budget={offered}')
     if budget >= least:
         mend = f'close other programs that use it, or: {mend}'
     return Check('GPU memory', 'fail', detail, mend)
@@ -219,7 +219,7 @@ def _free(free: int, total: int) -> str:
 
 
 def check_precision(
-    device: torch.device, job: SetupJob | None
+    device: torch.device, job: Job | None
 ) -> tuple[Check, torch.dtype | None]:
     """Say what matrix products will be computed in, and why.
 
@@ -229,7 +229,11 @@ def check_precision(
         What was found, and the type; None where the job's own does not work.
     """
     requested = 'auto' if job is None else job.precision
-    if device.type == 'cpu' and requested in CHOICES and requested != 'float32':
+    if (
+        device.type == 'cpu'
+        and requested in CHOICES['precision']
+        and requested != 'float32'
+    ):
         detail = f'{requested}; what suits a GPU is measured on one'
         dtype = torch.float32 if requested == 'auto' else getattr(torch, requested)
         return Check('precision', 'ok', detail), dtype
@@ -242,7 +246,7 @@ def check_precision(
 
 
 def check_host_memory(
-    available: int, job: SetupJob | None, commands: Commands, *, on_gpu: bool
+    available: int, job: Job | None, commands: Commands, *, on_gpu: bool
 ) -> Check:
     """Compare free host memory with what training keeps in it.
 
@@ -255,17 +259,17 @@ def check_host_memory(
     found = f'{size(available)} free'
     if job is None:
         return Check('host memory', 'ok', found)
-    program = program_memory(job.persons) + job.worker_memory
+    use = partial(host_use, job, persons=_persons(job))
+    least = most = sum(use().values())
     for_gpu = 0
-    if job.streaming is None:
-        least = most = program + 4 * job.num_params
-        if not on_gpu:
-            for_gpu = job.resident_bytes - 4 * job.num_params
-    else:
-        boundaries = job.streamed_memory(boundary_bytes=job.boundary_bytes)
-        most = program + boundaries.total
+    if job.streaming is not None:
+        most = sum(use(boundary_bytes=_boundary_bytes(job)).values())
         # Without a GPU they are in host memory in any case.
-        least = program + job.streamed_memory().total if on_gpu else most
+        least = least if on_gpu else most
+    elif not on_gpu:
+        moments = 2 * _FLOAT * job.num_trained()
+        held = dict(gradients=_FLOAT * job.num_trained(), moments=moments)
+        for_gpu = sum(use(computing=held).values()) - least
     detail = f'{found}; the job takes {size(least)}'
     if most > least:
         detail += f' to {size(most)}, by how the GPU lays it out'
@@ -273,52 +277,67 @@ def check_host_memory(
         detail += (
             f', and {size(for_gpu)} before activations because no GPU holds that here'
         )
-    detail += f'; {size(_RESERVE)} should stay free'
-    beside = for_gpu + _RESERVE
-    if most + beside <= available:
+    detail += f'; {size(memory.HOST_RESERVE)} should stay free'
+    available -= for_gpu + memory.HOST_RESERVE
+    if most <= available:
         return Check('host memory', 'ok', detail)
     if job.streaming is None:
         mend = 'close other programs, or take a smaller model'
         return Check('host memory', 'fail', detail, mend)
-    if least + beside <= available:
+    if least <= available:
         detail += '; the job decides before it loads anything'
         return Check('host memory', 'warn', detail)
-    others = least - job.streamed_memory().total
-    mend = _narrower(available - beside - others, job, commands)
+    account = host_account(job)
+    beside = least - memory.host_memory(**account).total
+    if setting := memory.narrower_setting(available - beside, **account):
+        mend = commands.train(job, 'model.{}={}'.format(*setting))
+    else:
+        mend = (
+            'close other programs, train fewer layers (model.backbone.frozen_stages), '
+            'or take a smaller model'
+        )
     return Check('host memory', 'fail', detail, mend)
 
 
-def _narrower(available: int, job: SetupJob, commands: Commands) -> str:
-    """Name the widest setting that fits, as StreamingHook does."""
-    for setting, dtypes in (
-        ('model.moment_dtype=bfloat16', dict(moment_dtype='bfloat16')),
-        ('model.moment_dtype=int8', dict(moment_dtype='int8')),
-        ('model.mode=compact', dict(moment_dtype='int8', gradient_dtype='bfloat16')),
-    ):
-        if job.streamed_memory(**dtypes).total <= available:
-            return job.train_command(commands, setting)
-    return (
-        'close other programs, train fewer layers (model.backbone.frozen_stages), or '
-        'take a smaller model'
+def _persons(job: Job) -> int:
+    """Return the persons of the annotations that training reads, about: by their size.
+
+    COCO's, where a file is not there yet.
+    """
+    parts = dict(train=TRAIN, val=VAL)
+    files = {s.annotations: parts[s.split] for s in job.sources if s.split in parts}
+    return sum(
+        path.stat().st_size // _PERSON_BYTES if path.is_file() else part.persons
+        for path, part in files.items()
     )
 
 
-def check_workers(cores: int, job: SetupJob | None, commands: Commands) -> Check:
+def _boundary_bytes(job: Job) -> int:
+    """Return what the activations between all blocks of a streamed step take.
+
+    How many of them are kept, and where, follows from the GPU as the job starts.
+    """
+    tokens = job.patches + job.extra_tokens
+    width = getattr(torch, job.streaming.boundary_dtype).itemsize
+    return job.arch.num_layers * job.batch * tokens * job.arch.embed_dims * width
+
+
+def check_workers(cores: int, job: Job | None, commands: Commands) -> Check:
     """Compare loader processes with the cores that this process may use."""
     found = 'one core' if cores == 1 else f'{cores} cores'
-    if job is None or not job.loaders:
+    if job is None:
         return Check('processors', 'ok', found)
-    loader = max(job.loaders, key=lambda loader: loader.workers)
-    detail = f'{found}; the {loader.split} loader starts {loader.workers} worker'
-    detail += 's' if loader.workers > 1 else ''
-    if loader.workers <= cores:
+    split = max(job.loading, key=job.loading.get)
+    workers = job.loading[split]
+    detail = f'{found}; the {split} loader starts {workers} worker'
+    detail += 's' if workers > 1 else ''
+    if workers <= cores:
         return Check('processors', 'ok', detail)
-    option = f'{loader.split}_dataloader.num_workers={cores}'
-    mend = job.train_command(commands, option)
+    mend = commands.train(job, f'{split}_dataloader.num_workers={cores}')
     return Check('processors', 'warn', detail, mend)
 
 
-def check_shared_memory(free: int, job: SetupJob | None, commands: Commands) -> Check:
+def check_shared_memory(free: int, job: Job | None, commands: Commands) -> Check:
     """Compare shared memory with what loader processes put there.
 
     Args:
@@ -327,17 +346,15 @@ def check_shared_memory(free: int, job: SetupJob | None, commands: Commands) -> 
         commands: Those of this checkout.
     """
     found = f'{size(free)} free in {_SHARED_MEMORY}'
-    busy = [loader for loader in job.loaders if loader.workers] if job else []
+    busy = [split for split, workers in job.loading.items() if workers] if job else []
     if not busy:
         return Check('shared memory', 'ok', found)
-    loader = max(busy, key=lambda loader: loader.shared_bytes)
-    detail = (
-        f'{found}; the {loader.split} loader fills up to {size(loader.shared_bytes)}'
-    )
-    if loader.shared_bytes <= free:
+    split = max(busy, key=job.shared_bytes)
+    needed = job.shared_bytes(split)
+    detail = f'{found}; the {split} loader fills up to {size(needed)}'
+    if needed <= free:
         return Check('shared memory', 'ok', detail)
-    option = f'{loader.split}_dataloader.num_workers=0'
-    mend = job.train_command(commands, option)
+    mend = commands.train(job, f'{split}_dataloader.num_workers=0')
     return Check(
         'shared memory', 'fail', detail, f'docker run --shm-size=1g …, or: {mend}'
     )

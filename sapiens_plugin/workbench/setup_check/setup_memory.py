@@ -7,14 +7,14 @@ import torch
 
 from sapiens_plugin.core.streaming.memory import MIB
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.job.job import Job
 from sapiens_plugin.workbench.planning.footprint import Measure, device_use
-from sapiens_plugin.workbench.planning.job import TrainingJob
 
 _LIMIT = 2**20  # MiB; no GPU has that much
 
 
 def least_memory(
-    job: TrainingJob,
+    job: Job,
     measure: Measure,
     dtype: torch.dtype,
     capability: tuple[int, int] | None = None,
@@ -30,14 +30,14 @@ def least_memory(
         dtype: What matrix products are computed in.
         capability: The GPU's; None: not known.
     """
-    warmup = min(job.warmup_epochs, job.max_epochs)
+    warmup = job.warmup_epochs
     passes = [(job.changed(test_batch=job.val_batch), False, False)]
     if warmup:
         passes.append((job, True, True))
-    if warmup < job.max_epochs:
+    if job.max_epochs is None or warmup < job.max_epochs:
         passes.append((job, False, True))
 
-    def use(job: TrainingJob, warmup: bool, training: bool) -> int:
+    def use(job: Job, warmup: bool, training: bool) -> int:
         found = device_use(
             *(job, measure),
             **dict(warmup=warmup, training=training, dtype=dtype),

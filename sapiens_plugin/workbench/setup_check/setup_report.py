@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # PyTorch may be what is missing
+    from sapiens_plugin.workbench.job.job import Job
 
 _MARKS = {'ok': '✔', 'warn': '!', 'fail': '✘'}
 _PLAIN_MARKS = {'ok': 'ok', 'warn': '!', 'fail': 'x'}
@@ -129,6 +132,17 @@ class Commands:
     def tool(self, name: str, *arguments: str | Path) -> str:
         """Write a call of one of the tools, such as ``'download_coco.py'``."""
         return self._write(self.root / 'tools' / name, *arguments)
+
+    def train(self, job: 'Job', *changes: str, work_dir: str | None = None) -> str:
+        """Write the command that trains a job, with more changes to its config."""
+        keys = {change.partition('=')[0] for change in changes}
+        kept = [text for text in job.options if text.partition('=')[0] not in keys]
+        arguments = [job.config]
+        if work_dir is not None:
+            arguments += ['--work-dir', work_dir]
+        if kept or changes:
+            arguments += ['--cfg-options', *kept, *changes]
+        return self.tool('train.py', *arguments)
 
     def module(self, name: str, *arguments: str | Path) -> str:
         """Write a call of a module."""

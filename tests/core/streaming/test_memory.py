@@ -10,9 +10,9 @@ from toy_chain import CPU, Net, batch
 from sapiens_plugin.core.streaming.chain import Placement, StreamedChain
 from sapiens_plugin.core.streaming.memory import (
     MIB,
-    Job,
     Layout,
     StageWork,
+    Step,
     host_boundary_bytes,
     host_memory,
     inference_memory,
@@ -209,7 +209,7 @@ def test_workspaces_by_the_kind_of_gpu(monkeypatch, capability, config, mib):
 
 # ---- closed form
 
-TOY = Job(
+TOY = Step(
     batch=8,
     micro_batch=2,
     input_bytes=3 * MIB,
@@ -342,7 +342,7 @@ def test_a_real_step_takes_what_the_model_says(
 
     x = torch.empty(4, tokens, dims, requires_grad=True)
     weights = [sum(p.nbytes for p in stage.params) for stage in (stem, blocks[0], tail)]
-    job = Job(
+    job = Step(
         batch=16,
         micro_batch=4,
         input_bytes=0,
@@ -514,7 +514,7 @@ def sapiens_1b():
     def size(*parts):
         return sum(p.nbytes for part in parts for p in part.parameters())
 
-    return Job(
+    return Step(
         batch=32,
         micro_batch=2,
         input_bytes=(images.nbytes + heatmaps.nbytes) // 2,

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sapiens_plugin.core.streaming import precision
 from sapiens_plugin.core.streaming.precision import (
     Figure,
     LossScale,
@@ -35,6 +36,28 @@ RTX_3060 = card('NVIDIA GeForce RTX 3060', (8, 6), 8.5, 24.0, 25.0)
 A100 = card('NVIDIA A100-SXM4-40GB', (8, 0), 18.0, 230.0, 230.0)
 P100 = card('Tesla P100-PCIE-16GB', (6, 0), 8.8, 16.0, 4.0)
 HOST = dict(name='CPU', capability=None, figures={})
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    """Measure this device anew, which a test may have made another."""
+    precision._measure.cache_clear()
+    yield
+    precision._measure.cache_clear()
+
+
+def test_a_device_is_measured_once(monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        precision,
+        '_gemm_tflops',
+        lambda device, dtypes: measured.append(device) or dict.fromkeys(dtypes, 1.0),
+    )
+    first = measure(CPU, FP32, BF16)
+    assert (
+        choose_precision(CPU, 'bfloat16').figures == first == measure(CPU, FP32, BF16)
+    )
+    assert measured == [CPU]
 
 
 @pytest.mark.parametrize(
@@ -215,6 +238,7 @@ def test_float32_is_float32_for_products_and_convolutions():
     """In a process of its own: such settings hold for a whole process."""
     script = """
 import torch
+from sapiens_plugin.core.streaming import precision
 from sapiens_plugin.core.streaming.precision import turn_tf32_off
 
 backends = torch.backends

@@ -17,9 +17,9 @@ from sapiens_plugin.engine.hooks import status_hook
 from sapiens_plugin.engine.logging import status_log_processor
 from sapiens_plugin.engine.logging.status_log_processor import rates_by_depth
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.jobs.read_config import read_job
+from sapiens_plugin.jobs.read_config import planned_job
+from sapiens_plugin.workbench.job.job import Persons
 from sapiens_plugin.workbench.planning.arithmetic import person_work, training_work
-from sapiens_plugin.workbench.planning.job import Persons
 
 HEAD_STEP, FULL_STEP, VALIDATION = 100.0, 600.0, 7200.0  # s
 
@@ -42,7 +42,7 @@ class SimulatedTime(Hook):
 
 def watched(cfg):
     """Three epochs of three steps: the head alone, then everything twice."""
-    cfg.custom_hooks[-1]['warmup_epochs'] = 1
+    cfg.default_hooks.phase_switch.warmup_epochs = 1
     cfg.train_cfg.val_interval = 1
     cfg.param_scheduler = None
     cfg.optim_wrapper.paramwise_cfg.layer_decay_rate = 0.5
@@ -144,7 +144,7 @@ def test_the_time_left_is_what_the_run_then_takes(runs):
 
 def test_what_is_to_come_is_estimated_from_arithmetic(runs):
     persons = len(runs.whole.val_dataloader.dataset)
-    task = read_job(runs.cfg, persons=Persons(train=24, val=persons, test=0))
+    task = planned_job(runs.cfg, Persons(train=24, val=persons, test=0))
     head_only = training_work(task, warmup=True, recomputed=0).flop
     everything = training_work(task, warmup=False, recomputed=0).flop
     prediction = person_work(task, flip=False).flop
@@ -246,7 +246,7 @@ def test_a_streamed_model_with_frozen_layers_and_no_validation_is_watched_alike(
     job.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
     job.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
     job.optim_wrapper.optimizer.pop('fused', None)
-    job.custom_hooks.insert(0, dict(type='sapiens_plugin.StreamingHook'))
+    job.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     job.train_cfg.max_epochs = 2
     # What a GPU would say; MMEngine's own questions are left out.
     monkeypatch.setattr(torch.cuda, 'max_memory_reserved', lambda: 2941 * 2**20)
@@ -266,7 +266,7 @@ def test_a_streamed_model_with_frozen_layers_and_no_validation_is_watched_alike(
 def test_jobs_by_iteration_keep_the_lines_of_mmengine(job, make_runner, monkeypatch):
     job.train_cfg = dict(by_epoch=False, max_iters=2)
     job.log_processor.by_epoch = False
-    job.custom_hooks.pop()  # PhaseSwitchHook
+    job.default_hooks.phase_switch = None
     job.default_hooks.checkpoint.by_epoch = False
     runner = train(job, make_runner, monkeypatch)
     (log,) = Path(runner.log_dir).glob('*.log')
@@ -298,7 +298,7 @@ def refuse(*args, **kwargs):
 def test_a_job_that_planning_refuses_has_its_line_without_the_time_left(
     job, make_runner, monkeypatch
 ):
-    monkeypatch.setattr(status_hook, 'read_job', refuse)
+    monkeypatch.setattr(status_hook, 'planned_job', refuse)
     job.train_cfg.max_epochs = 2
     runner = train(job, make_runner, monkeypatch)
     said = lines(runner)
@@ -322,7 +322,7 @@ def test_a_bar_without_the_time_left(job, make_runner, monkeypatch):
         def show(self, title, **kwargs):
             shown.append((title, kwargs['note']))
 
-    monkeypatch.setattr(status_hook, 'read_job', refuse)
+    monkeypatch.setattr(status_hook, 'planned_job', refuse)
     job.train_cfg.max_epochs = 2
     monkeypatch.setattr(status_hook, 'StatusBar', lambda handlers: Bar())
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: True, raising=False)

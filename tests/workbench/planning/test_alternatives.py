@@ -67,7 +67,7 @@ def test_smaller_inputs_save_nothing_where_a_step_waits_for_the_loader(shipped):
     fast = {dtype: 10 * speed for dtype, speed in h100.tflops.items()}
     card = replace(h100, tflops=fast, host_threads=160)
     for workers, helps in ((1, False), (16, True)):
-        job = planned.job.changed(workers=workers)
+        job = planned.job.changed(loading=dict(train=workers))
         plan = make_plan(job, card, planned.measure)
         (found,) = (
             each

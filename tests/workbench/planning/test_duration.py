@@ -2,12 +2,20 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from sapiens_plugin.core.streaming.memory import Job, Layout, StageWork
+from sapiens_plugin.core.streaming.memory import Layout, StageWork, Step
 from sapiens_plugin.core.vit.architectures import Architecture
+from sapiens_plugin.workbench.job.job import (
+    Checkpoints,
+    HeadShape,
+    Job,
+    Persons,
+    Streaming,
+)
 from sapiens_plugin.workbench.planning.arithmetic import person_work
 from sapiens_plugin.workbench.planning.cards import CARDS, get_card
 from sapiens_plugin.workbench.planning.duration import (
@@ -16,13 +24,6 @@ from sapiens_plugin.workbench.planning.duration import (
     training_step,
 )
 from sapiens_plugin.workbench.planning.footprint import DeviceUse, device_use
-from sapiens_plugin.workbench.planning.job import (
-    Checkpoints,
-    HeadShape,
-    Persons,
-    Streaming,
-    TrainingJob,
-)
 
 MODES = (
     None,
@@ -33,15 +34,15 @@ MODES = (
 )  # fmt: skip
 
 
-def some_job(draw: random.Random) -> tuple[TrainingJob, DeviceUse, bool]:
+def some_job(draw: random.Random) -> tuple[Job, DeviceUse, bool]:
     """Draw a job, and the memory of one of its passes."""
     heads = draw.choice([1, 4, 24])
     dims, depth = 64 * heads, draw.randint(1, 48)
     arch = Architecture(dims, depth, heads, 4 * dims)
     frozen, warmup = draw.randint(-1, depth), draw.random() < 0.3
     batch = draw.choice([1, 2, 32])
-    job = TrainingJob(
-        name='drawn',
+    job = Job(
+        config=Path('drawn.py'),
         arch=arch,
         img_size=(16 * draw.randint(1, 64), 16 * draw.randint(1, 48)),
         extra_tokens=draw.randint(0, 1),
@@ -61,14 +62,14 @@ def some_job(draw: random.Random) -> tuple[TrainingJob, DeviceUse, bool]:
         test_batch=1,
         val_flip=False,
         test_flip=True,
-        workers=draw.randint(0, 16),
+        loading=dict(train=draw.randint(0, 16)),
         worker_memory={},
         checkpoints=Checkpoints(interval=1, kept=1, by_time=0, best=True, last=True),
         persons=Persons(train=100, val=10, test=10),
     )  # fmt: skip
     block = 4 * (12 * dims * dims + 13 * dims)
     first = depth + 1 if warmup or frozen == depth else frozen + 1
-    seen = Job(
+    seen = Step(
         batch=batch, micro_batch=batch, input_bytes=1, token_bytes=4 * dims,
         stem_bytes=4 * 768 * dims, block_bytes=block, tail_bytes=10**7,
         num_blocks=depth, first_trainable=first, stem=StageWork(0, 0, 0),
@@ -117,7 +118,7 @@ def test_what_a_step_waits_for(shipped):
         tflops=dict.fromkeys(('float32', 'float16', 'bfloat16'), 1e6),
         memory_gb_s=1e6,
     )
-    job = planned.job.changed(workers=10**6)
+    job = planned.job.changed(loading=dict(train=10**6))
     use = device_use(
         job, planned.measure, warmup=False, training=True, dtype=torch.float32,
         vram_mib=None,
@@ -195,7 +196,7 @@ def test_the_loader(shipped):
     )  # fmt: skip
 
     def step(workers):
-        job = planned.job.changed(workers=workers)
+        job = planned.job.changed(loading=dict(train=workers))
         return training_step(job, use, card, torch.bfloat16, warmup=True)
 
     assert step(1).bound == 'loading images'

@@ -10,18 +10,25 @@ from sapiens_plugin.core.streaming import memory
 from sapiens_plugin.core.streaming.memory import MIB
 from sapiens_plugin.workbench.planning.footprint import (
     CONTEXT,
-    all_parameters,
     device_use,
-    disk_use,
     host_use,
     program_memory,
-    trained_parameters,
 )
 
 
 def use_of(job, measure, **changes):
     settings = dict(warmup=False, training=True, dtype=torch.float32, vram_mib=3937)
     return device_use(job, measure, **(settings | changes))
+
+
+def host_of(job, use, *, warmup=False, on_cpu=False):
+    return host_use(
+        job,
+        persons=156_165,
+        warmup=warmup,
+        boundary_bytes=use.host_boundaries,
+        computing=use.parts if on_cpu else None,
+    )
 
 
 @pytest.mark.parametrize('warmup', [True, False])
@@ -34,27 +41,27 @@ def test_it_is_the_account_of_the_job_itself(shipped, name, warmup):
     with torch.device('meta'):
         model = MODELS.build(planned.cfg.model)
     model.backbone.set_frozen(warmup)
-    own = model.memory_job(32, planned.job.img_size)
+    own = model.memory_step(32, planned.job.img_size)
     layout = memory.plan_layout(own, budget_mib=model.vram_budget)
 
     use = use_of(planned.job, planned.measure, warmup=warmup)
-    assert use.job == own
+    assert use.step == own
     assert use.layout == layout
     assert use.total - CONTEXT == memory.training_memory(own, layout).total
     params = list(model.parameters())
     trained = sum(p.numel() for p in params if p.requires_grad)
-    assert all_parameters(own) == sum(p.numel() for p in params)
-    assert trained_parameters(own, planned.job) == trained
+    assert planned.job.num_params == sum(p.numel() for p in params)
+    assert planned.job.num_trained(warmup=warmup) == trained
 
     # As StreamingHook asks for it.
     host = memory.host_memory(
-        num_params=all_parameters(own),
+        num_params=planned.job.num_params,
         num_trainable=trained,
         gradient_dtype=model.gradient_dtype,
         moment_dtype=model.moment_dtype,
         boundary_bytes=model.check_budget(32),
     )
-    parts = host_use(planned.job, use, on_cpu=False)
+    parts = host_of(planned.job, use, warmup=warmup)
     program = program_memory(156_165)
     assert parts['forked_workers'] == 400_000_000  # two loaders' two
     assert sum(parts.values()) == host.total + program + parts['forked_workers']
@@ -63,8 +70,8 @@ def test_it_is_the_account_of_the_job_itself(shipped, name, warmup):
 def test_a_test_batch(shipped):
     planned = shipped('sapiens1b_gtx1650')
     use = use_of(planned.job, planned.measure, training=False)
-    assert use.job.batch == planned.job.test_batch == 8
-    assert use.total - CONTEXT == memory.inference_memory(use.job, use.layout).total
+    assert use.step.batch == planned.job.test_batch == 8
+    assert use.total - CONTEXT == memory.inference_memory(use.step, use.layout).total
 
 
 def test_recomputed_blocks(shipped):
@@ -91,7 +98,7 @@ def test_without_a_budget_90_percent_of_what_is_free_is_planned_with(shipped):
 def test_a_resident_job_holds_16_bytes_a_parameter(shipped):
     planned = shipped('sapiens1b_a100')
     use = use_of(planned.job, planned.measure, dtype=torch.bfloat16)
-    params = all_parameters(use.job)
+    params = planned.job.num_params
     assert params == pytest.approx(1.165e9, rel=0.01)
     assert use.parts['weights'] == use.parts['gradients'] == 4 * params
     assert use.parts['moments'] == 8 * params
@@ -141,12 +148,12 @@ def test_on_a_cpu_the_host_holds_what_a_gpu_would(shipped):
     planned = shipped('sapiens1b_gtx1650')
     use = use_of(planned.job, planned.measure, vram_mib=None)
     assert use.parts['context'] == 0
-    more = host_use(planned.job, use, on_cpu=True)
+    more = host_of(planned.job, use, on_cpu=True)
     twice = use.parts['weights'] + use.parts['gradients']  # the host has them anyway
     assert more['what_a_gpu_would_hold'] == use.total - twice > 0
     planned = shipped('sapiens_tiny_demo')
     use = use_of(planned.job, planned.measure, vram_mib=None)
-    parts = host_use(planned.job, use, on_cpu=True)
+    parts = host_of(planned.job, use, on_cpu=True)
     workers = sum(planned.job.worker_memory.values())
     assert sum(parts.values()) == use.total + program_memory(156_165) + workers
 
@@ -158,15 +165,15 @@ def test_the_program_grows_with_its_annotations():
 
 def test_checkpoints_on_the_disk(shipped):
     planned = shipped('sapiens1b_gtx1650')
-    job, use = planned.job, use_of(planned.job, planned.measure)
-    weights = 4 * all_parameters(use.job)
-    parts = disk_use(job, use)
+    job = planned.job
+    weights = 4 * planned.job.num_params
+    parts = job.disk_use()
     assert parts['best'] == weights
     # docs/training.md: 7 GB in compact mode; one of an epoch is kept, and two by time.
     assert parts['checkpoints'] == pytest.approx(7.06e9, rel=0.01)
     assert parts['by_time'] == 2 * parts['checkpoints']
     assert parts['being_written'] == parts['checkpoints']
     every = replace(job.checkpoints, kept=-1, by_time=0, best=False)
-    parts = disk_use(job.changed(checkpoints=every, max_epochs=11), use)
+    parts = job.changed(checkpoints=every, max_epochs=11).disk_use()
     assert parts['checkpoints'] / 3 == pytest.approx(7.06e9, rel=0.01)
     assert parts['best'] == parts['being_written'] == 0

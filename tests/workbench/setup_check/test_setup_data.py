@@ -10,6 +10,8 @@ from mmengine.config import Config
 
 from sapiens_plugin.core.coco.layout import ANNOTATIONS, TRAIN, VAL, Expected, Layout
 from sapiens_plugin.core.vit.model import SapiensViT
+from sapiens_plugin.workbench.job.job import DataSource
+from sapiens_plugin.workbench.job.reader import read_job
 from sapiens_plugin.workbench.setup_check import setup_data
 from sapiens_plugin.workbench.setup_check.setup_data import (
     check_data,
@@ -20,7 +22,6 @@ from sapiens_plugin.workbench.setup_check.setup_data import (
     check_job_files,
     check_weights,
 )
-from sapiens_plugin.workbench.setup_check.setup_job import DataSource, read_setup_job
 from sapiens_plugin.workbench.setup_check.setup_report import Commands
 
 CONFIG = Path(__file__).parents[3] / 'configs' / 'sapiens_tiny_demo.py'
@@ -40,7 +41,7 @@ def job(tmp_path):
     cfg = Config.fromfile(CONFIG, import_custom_modules=False)
     cfg.model.backbone.arch = ARCH
     cfg.work_dir = str(tmp_path / 'work')
-    return read_setup_job(cfg.to_dict(), CONFIG)
+    return read_job(cfg.to_dict(), CONFIG)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def data(tmp_path):
 @pytest.fixture
 def coco(tmp_path, monkeypatch):
     """What passes for the validation part of COCO, of four pictures."""
-    monkeypatch.setitem(setup_data._IMAGES_WITH_PERSONS, VAL, 3)
+    monkeypatch.setitem(vars(VAL), 'images_with_persons', 3)
     root, name = tmp_path / 'data' / 'coco', 'person_keypoints_val2017.json'
     return make_data(root, name, 'images/val2017')
 
@@ -95,6 +96,8 @@ def test_weights_that_fit(job, commands, tmp_path):
 
 def test_no_value_is_read(job, commands, tmp_path, monkeypatch):
     save_weights(tmp_path / 'w.pth')
+    backbone = setup_data._backbone(job)
+    monkeypatch.setattr(setup_data, '_backbone', lambda job: backbone)
     monkeypatch.setattr(torch.Tensor, 'copy_', None)
     (found,) = check_weights(replace(job, backbone_weights='w.pth'), commands)
     assert found.status == 'ok'
@@ -293,7 +296,7 @@ def test_images_from_elsewhere_are_counted(
 ):
     part = replace(VAL, images=published)
     monkeypatch.setattr(setup_data, 'VAL', part)
-    monkeypatch.setitem(setup_data._IMAGES_WITH_PERSONS, part, 3)
+    monkeypatch.setitem(vars(part), 'images_with_persons', 3)
     found = check_images(coco, None, commands)
     assert found.status == status
     if status == 'warn':
@@ -314,7 +317,7 @@ def test_persons_of_the_published_file_are_known(coco, commands, monkeypatch):
     monkeypatch.setattr(setup_data, 'keypoint_images', None)
     persons, _ = check_data(coco, commands)
     assert persons.detail.startswith('6,352 in')
-    assert setup_data._PERSONS[TRAIN] == 149_813
+    assert TRAIN.persons == 149_813
 
 
 def test_coco_elsewhere_is_brought_there(coco, commands, tmp_path, monkeypatch):
@@ -363,7 +366,7 @@ def test_a_folder_that_cannot_be_written(job, commands, tmp_path):
 
 def test_room_for_checkpoints(job, commands, monkeypatch):
     usage = namedtuple('Usage', 'free')
-    free = job.disk_bytes
+    free = sum(job.disk_use().values())
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage(free))
     assert check_disk(job, commands).status == 'ok'
     free -= 1

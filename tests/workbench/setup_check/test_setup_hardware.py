@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from sapiens_plugin.core.streaming.precision import Precision
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.workbench.job.reader import read_job
 from sapiens_plugin.workbench.setup_check import setup_hardware
 from sapiens_plugin.workbench.setup_check.gpu_probe import NvidiaGpu
 from sapiens_plugin.workbench.setup_check.setup_hardware import (
@@ -20,7 +21,6 @@ from sapiens_plugin.workbench.setup_check.setup_hardware import (
     check_shared_memory,
     check_workers,
 )
-from sapiens_plugin.workbench.setup_check.setup_job import read_setup_job
 from sapiens_plugin.workbench.setup_check.setup_report import Commands
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
@@ -33,7 +33,7 @@ def job(name, **changes):
     path = CONFIGS / f'{name}.py'
     cfg = Config.fromfile(path, import_custom_modules=False)
     cfg.merge_from_dict(changes)
-    return read_setup_job(cfg.to_dict(), path)
+    return read_job(cfg.to_dict(), path)
 
 
 @pytest.fixture(scope='module')
@@ -283,9 +283,7 @@ def test_a_small_shared_memory_is_a_failure(streamed):
     assert '--shm-size' in found.mend
     assert 'train_dataloader.num_workers=0' in found.mend
     assert check_shared_memory(129_000_000, streamed, COMMANDS).status == 'ok'
-    alone = replace(
-        streamed, loaders=[replace(loader, workers=0) for loader in streamed.loaders]
-    )
+    alone = replace(streamed, loading=dict.fromkeys(streamed.loading, 0))
     assert check_shared_memory(0, alone, COMMANDS).status == 'ok'
 
 
@@ -325,3 +323,27 @@ def test_what_is_found_is_what_is_judged(streamed, torch_build, monkeypatch):
     assert found['host memory'].status == 'ok'
     assert found['shared memory'].status == 'ok'
     assert '4 cores' in found['processors'].detail
+
+
+def test_a_resident_job_holds_gradients_and_moments_of_what_trains():
+    trunk = job('sapiens1b_a100', **{'model.backbone.frozen_stages': 40})
+    assert trunk.num_trained() == 29_505_809
+    found = check_host_memory(9 * GB, trunk, COMMANDS, on_gpu=False)
+    held = 12 * 29_505_809 / 2**20
+    assert f'and {held:.0f} MiB before activations' in found.detail
+
+
+def test_all_boundaries_may_come_to_the_host(streamed):
+    assert setup_hardware._boundary_bytes(streamed) == 40 * 32 * 24 * 18 * 1536 * 2
+
+
+def test_persons_follow_the_size_of_the_annotations(tmp_path):
+    root = {
+        f'{s}_dataloader.dataset.data_root': str(tmp_path) for s in ('train', 'val')
+    }
+    data = job('sapiens1b_gtx1650', **root)
+    assert setup_hardware._persons(data) == 156_165  # COCO's, while it is not there
+    train = data.sources[0].annotations
+    train.parent.mkdir(parents=True)
+    train.write_bytes(bytes(1_590_000))
+    assert setup_hardware._persons(data) == 1_000 + 6_352

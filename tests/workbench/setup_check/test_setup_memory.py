@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.jobs.read_config import load_config, read_job, stage_measurer
+from sapiens_plugin.jobs.read_config import load_config, planned_job, stage_measurer
+from sapiens_plugin.workbench.job.job import Persons
 from sapiens_plugin.workbench.planning.cards import get_card
 from sapiens_plugin.workbench.planning.footprint import CONTEXT
-from sapiens_plugin.workbench.planning.job import Persons
 from sapiens_plugin.workbench.planning.plan import make_plan
 from sapiens_plugin.workbench.setup_check.setup_memory import least_memory
 
@@ -18,7 +18,7 @@ PERSONS = Persons(train=100, val=10, test=10)
 
 def load(name):
     cfg = load_config(CONFIGS / f'{name}.py')
-    return read_job(cfg, persons=PERSONS), stage_measurer(cfg)
+    return planned_job(cfg, PERSONS), stage_measurer(cfg)
 
 
 def test_a_streamed_job_needs_the_smallest_budget_that_can_be_planned():

@@ -1,9 +1,12 @@
 import json
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
+from sapiens_plugin.workbench.job.reader import read_job
 from sapiens_plugin.workbench.setup_check.setup_report import (
     Check,
     Commands,
@@ -126,3 +129,19 @@ def test_paths_are_shortened_without_following_links(tmp_path, monkeypatch):
     (tmp_path / 'link').symlink_to(tmp_path / 'real')
     assert shorten(tmp_path / 'link' / '..' / 'link' / 'a') == shorten('link/a')
     assert shorten('link/a').startswith('link')
+
+
+def test_a_command_keeps_the_changes_but_those_it_replaces():
+    commands = Commands(Path('checkout'), python='python')
+    path = Path(__file__).parents[3] / 'configs' / 'sapiens_tiny_demo.py'
+    cfg = Config.fromfile(path, import_custom_modules=False).to_dict()
+    assert commands.train(read_job(cfg, path)).endswith(path.name)
+    job = read_job(cfg, path, ['model.vram_budget=500', 'model.micro_batch=1'])
+    mend = commands.train(job, 'model.vram_budget=900')
+    assert mend.endswith(
+        f'{path.name} --cfg-options model.micro_batch=1 model.vram_budget=900'
+    )
+    elsewhere = commands.train(job, work_dir='DIR')
+    assert elsewhere.endswith(
+        '--work-dir DIR --cfg-options model.vram_budget=500 model.micro_batch=1'
+    )

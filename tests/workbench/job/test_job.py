@@ -5,10 +5,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from sapiens_plugin.core.streaming.memory import host_memory
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.planning.job import Checkpoints
-from sapiens_plugin.workbench.setup_check.setup_job import read_setup_job
-from sapiens_plugin.workbench.setup_check.setup_report import Commands
+from sapiens_plugin.workbench.job.job import Checkpoints
+from sapiens_plugin.workbench.job.reader import read_job
+from sapiens_plugin.workbench.planning.footprint import host_account
 
 CONFIGS = sorted((Path(__file__).parents[3] / 'configs').glob('*.py'))
 
@@ -21,7 +22,7 @@ def load(name, **changes):
 
 
 def read(name, **changes):
-    return read_setup_job(*load(name, **changes))
+    return read_job(*load(name, **changes))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_a_job_has_as_many_parameters_as_its_model(name):
         model = MODELS.build(cfg['model'])
     job = read(name)
     assert job.num_params == sum(p.numel() for p in model.parameters())
-    assert job.num_trainable == sum(
+    assert job.num_trained() == sum(
         p.numel() for p in model.parameters() if p.requires_grad
     )
 
@@ -60,14 +61,14 @@ def test_the_job_of_4_gb():
         gradient_dtype='bfloat16',
         moment_dtype='int8',
     )
-    assert job.streamed_memory().total / 1e9 == pytest.approx(9.5, abs=0.05)  # the docs
-    assert job.boundary_bytes == 40 * 32 * 24 * 18 * 1536 * 2
+    streamed = host_memory(**host_account(job))
+    assert streamed.total / 1e9 == pytest.approx(9.5, abs=0.05)  # the docs
     assert job.backbone_weights.endswith('sapiens_1b_epoch_173_torchscript.pt2')
     assert job.whole_weights is None
     assert job.work_dir == Path('work_dirs', 'sapiens1b_gtx1650')
     # 4 bytes of weights and 2.06 of moments a parameter, in four; and the best one.
     expected = (4 * (4 + 2.0625) + 4) * job.num_params
-    assert job.disk_bytes == pytest.approx(expected, rel=1e-3)
+    assert sum(job.disk_use().values()) == pytest.approx(expected, rel=1e-3)
     train, val, test = job.sources
     assert (
         train.annotations == train.root / 'annotations/person_keypoints_train2017.json'
@@ -77,8 +78,7 @@ def test_the_job_of_4_gb():
     assert test.detections.name == 'COCO_val2017_detections_AP_H_70_person.json'
     # A picture of three bytes a pixel, and 17 heatmaps of a quarter of each side.
     sample = 3 * 384 * 288 + 4 * 17 * 96 * 72
-    assert job.loaders[0].batch_bytes == 32 * sample
-    assert job.loaders[0].shared_bytes == 5 * 32 * sample
+    assert job.shared_bytes('train') == 5 * 32 * sample
 
 
 def test_modes_and_single_types():
@@ -99,13 +99,6 @@ def test_precision_is_what_the_job_computes_in():
     assert read('sapiens1b_gtx1650', **asked).precision == 'bfloat16'
 
 
-def test_a_resident_job_holds_gradients_and_moments_of_what_trains():
-    job = read('sapiens1b_a100', **{'model.backbone.frozen_stages': 40})
-    head = job.num_trainable
-    assert head == 29_505_809
-    assert job.resident_bytes == 4 * job.num_params + 12 * head
-
-
 @pytest.mark.parametrize(
     'plan, epochs, periodic',
     [
@@ -123,10 +116,11 @@ def test_a_resident_job_holds_gradients_and_moments_of_what_trains():
 )
 def test_checkpoints_that_lie_there_at_once(plan, epochs, periodic):
     job = read('sapiens_tiny_demo')
-    job = replace(job, checkpoints=plan, max_epochs=epochs)
-    assert job.disk_bytes == periodic * 12 * job.num_params
-    best = replace(job, checkpoints=replace(plan, best=True))
-    assert best.disk_bytes - job.disk_bytes >= 4 * job.num_params
+    job = job.changed(checkpoints=plan, max_epochs=epochs)
+    disk = sum(job.disk_use().values())
+    assert disk == periodic * 12 * job.num_params
+    best = job.changed(checkpoints=replace(plan, best=True))
+    assert sum(best.disk_use().values()) - disk >= 4 * job.num_params
 
 
 def test_data_sets_inside_others_and_folders_are_found(tmp_path):
@@ -139,7 +133,7 @@ def test_data_sets_inside_others_and_folders_are_found(tmp_path):
     cfg['val_dataloader'] = None
     cfg['visualizer']['vis_backends'][0]['save_dir'] = 'logs'
     cfg['default_hooks']['checkpoint']['out_dir'] = 'checkpoints'
-    job = read_setup_job(cfg, path)
+    job = read_job(cfg, path)
     assert [source.split for source in job.sources] == ['train', 'train', 'test']
     assert job.sources[1].root == Path('other')
     assert list(job.other_dirs) == [Path('logs'), Path('checkpoints')]
@@ -160,22 +154,7 @@ def test_what_is_no_job_is_refused(spoil, message):
     cfg, path = load('sapiens_tiny_demo')
     spoil(cfg)
     with pytest.raises(InputError, match=message):
-        read_setup_job(cfg, path)
-
-
-def test_a_command_keeps_the_changes_but_those_it_replaces():
-    commands = Commands(Path('checkout'), python='python')
-    cfg, path = load('sapiens_tiny_demo')
-    assert read_setup_job(cfg, path).train_command(commands).endswith(path.name)
-    job = read_setup_job(cfg, path, ['model.vram_budget=500', 'model.micro_batch=1'])
-    mend = job.train_command(commands, 'model.vram_budget=900')
-    assert mend.endswith(
-        f'{path.name} --cfg-options model.micro_batch=1 model.vram_budget=900'
-    )
-    elsewhere = job.train_command(commands, work_dir='DIR')
-    assert elsewhere.endswith(
-        '--work-dir DIR --cfg-options model.vram_budget=500 model.micro_batch=1'
-    )
+        read_job(cfg, path)
 
 
 def test_a_budget_is_a_number():
@@ -186,15 +165,3 @@ def test_a_budget_is_a_number():
 def test_a_job_with_no_more_epochs_than_its_warm_up_is_refused():
     with pytest.raises(InputError, match='begins at epoch 10 and ends at epoch 5'):
         read('sapiens1b_gtx1650', **{'train_cfg.max_epochs': 5})
-
-
-def test_persons_follow_the_size_of_the_annotations(tmp_path):
-    root = {
-        f'{s}_dataloader.dataset.data_root': str(tmp_path) for s in ('train', 'val')
-    }
-    job = read('sapiens1b_gtx1650', **root)
-    assert job.persons == 156_165  # COCO's, while it is not there
-    train = job.sources[0].annotations
-    train.parent.mkdir(parents=True)
-    train.write_bytes(bytes(1_590_000))
-    assert job.persons == 1_000 + 6_352

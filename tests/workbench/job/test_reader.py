@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sapiens_plugin.workbench.planning.job_reader import read_worker_memory
+from sapiens_plugin.workbench.job.reader import read_worker_memory
 
 MB = 10**6
 

@@ -1,20 +1,133 @@
-"""Parts of a config as plain numbers: the head, streaming, precision, checkpoints.
+"""Reads a config into the one description of its job.
 
-Takes a config as mappings, MMEngine's or plain ones, and imports no MM package: what
-looks at a config before a job can start is spared the seconds that those take.
+Takes mappings, MMEngine's or plain ones, and imports no MM package: what looks at a
+config before a job can start is spared the seconds that those take.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from sapiens_plugin.core.streaming.modes import DTYPES, MODES
-from sapiens_plugin.core.streaming.precision import CHOICES as PRECISIONS
+from sapiens_plugin.core.streaming.modes import (
+    CHOICES,
+    Streaming,
+    read_streaming,
+)
+from sapiens_plugin.core.vit.architectures import get_architecture
+from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.errors import InputError
 
-from .job import Checkpoints, HeadShape, Streaming
+from .job import Checkpoints, DataSource, HeadShape, Job
 
+_SPLITS = ('train', 'val', 'test')
 # Bytes of a loader's worker for itself: 61 and 347 MB (benchmarks/worker_memory.py).
 _FORKED, _SPAWNED = 100_000_000, 400_000_000
+
+
+def read_job(cfg: Mapping, config: Path, options: Sequence[str] = ()) -> Job:
+    """Read a job off its config; nobody's persons are counted.
+
+    Args:
+        cfg: The config, with its changes.
+        config: Its file.
+        options: The changes as text.
+
+    Raises:
+        InputError: This is no job for a Sapiens, or a value is out of its range.
+    """
+    try:
+        return _read(cfg, config, options)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise _no_job(config, f'{error} is missing or of another kind') from error
+
+
+def _no_job(config: Path, why: str) -> InputError:
+    return InputError(
+        f'{config} is not a job for a Sapiens: {why}. It needs model.backbone.type='
+        "'sapiens_plugin.SapiensBackbone' and a train_dataloader. The shipped jobs are "
+        'in configs/.'
+    )
+
+
+def _read(cfg: Mapping, config: Path, options: Sequence[str]) -> Job:
+    model = cfg.get('model') or {}
+    backbone = model.get('backbone') or {}
+    if not is_named(kind := backbone.get('type', 'missing'), 'SapiensBackbone'):
+        raise _no_job(config, f'its backbone is {kind}')
+    loaders = {split: cfg.get(f'{split}_dataloader') for split in _SPLITS}
+    loaders = {split: loader for split, loader in loaders.items() if loader}
+    if 'train' not in loaders:
+        raise _no_job(config, 'it has no train_dataloader')
+    if not {'arch', 'img_size'} <= backbone.keys():
+        raise InputError(f'{config}: model.backbone needs an arch and an img_size.')
+
+    def number(place: str, default: int, least: int = 1) -> int:
+        value = get(cfg, *place.split('.'))
+        value = default if value is None else value
+        if not isinstance(value, int) or value < least:
+            raise InputError(
+                f'{config}: {place}={value!r} should be a whole number from {least} on.'
+            )
+        return value
+
+    check_schedule(cfg)
+    img_size = tuple(backbone['img_size'])
+    patch_grid(*img_size)  # or it says which sizes there are
+    batches = {split: number(f'{split}_dataloader.batch_size', 1) for split in _SPLITS}
+    batch, micro_batch = batches['train'], number('model.micro_batch', 2)
+    streaming = streaming_of(model)
+    counts_epochs = get(cfg, 'train_cfg', 'max_epochs') is not None
+    flip = get(model, 'test_cfg', 'flip_test') or False
+    flips = find_hook(cfg, 'FlipTestHook')
+    switch = find_hook(cfg, 'PhaseSwitchHook') or dict(warmup_epochs=0)
+    return Job(
+        config=config,
+        options=tuple(options),
+        arch=get_architecture(backbone['arch']),
+        img_size=img_size,
+        extra_tokens=int(backbone.get('with_cls_token', False)),
+        head=read_head(model['head']),
+        batch=batch,
+        accumulation=number('optim_wrapper.accumulative_counts', 1),
+        micro_batch=min(micro_batch, batch) if streaming else batch,
+        streaming=streaming,
+        precision=read_precision(cfg),
+        with_cp=backbone.get('with_cp', False),
+        frozen_stages=backbone.get('frozen_stages', -1),
+        warmup_epochs=switch.get('warmup_epochs', 10),
+        max_epochs=number('train_cfg.max_epochs', 1) if counts_epochs else None,
+        # Without a loader, as with --no-validate, there is nobody to predict.
+        val_interval=number('train_cfg.val_interval', 1) if 'val' in loaders else None,
+        val_begin=number('train_cfg.val_begin', 1, least=0),
+        val_batch=batches['val'],
+        test_batch=batches['test'],
+        val_flip=flip if flips is None else flips.get('val', False),
+        test_flip=flip if flips is None else flips.get('test', True),
+        loading={
+            split: number(f'{split}_dataloader.num_workers', 0, least=0)
+            for split in loaders
+        },
+        worker_memory=read_worker_memory(cfg),
+        checkpoints=read_checkpoints(cfg),
+        backbone_weights=get(backbone, 'init_cfg', 'checkpoint'),
+        whole_weights=cfg.get('load_from'),
+        sources=tuple(
+            source
+            for split, loader in loaders.items()
+            for dataset, _ in read_parts(loader.get('dataset') or {})
+            for source in _sources(split, dataset)
+        ),
+        work_dir=Path(cfg.get('work_dir') or Path('work_dirs', config.stem)),
+        other_dirs=tuple(map(Path, _other_dirs(cfg))),
+    )
+
+
+def get(mapping: Mapping | None, *keys: str):
+    """Return what lies at the end of some keys; None where one of them is not."""
+    for key in keys:
+        mapping = (mapping or {}).get(key)
+    return mapping
 
 
 def is_named(type_name: str, name: str) -> bool:
@@ -122,30 +235,16 @@ def read_head(head: Mapping) -> HeadShape:
     return shape
 
 
-def read_streaming(model: Mapping) -> Streaming | None:
+def streaming_of(model: Mapping) -> Streaming | None:
     """Read how a model is streamed; None: it is not.
 
     Raises:
-        InputError: A mode, a type or a budget that there is not.
+        InputError: One of its settings cannot be what it is.
     """
     if not is_streamed(model):
         return None
-    mode = model.get('mode', 'compact')
-    if mode not in MODES:
-        raise InputError(f"model.mode={mode!r} is not 'exact' or 'compact'.")
-    given = {name: model.get(name) or value for name, value in MODES[mode].items()}
-    for name, value in given.items():
-        if value not in DTYPES[name]:
-            raise InputError(
-                f'model.{name}={value!r} is not one of {", ".join(DTYPES[name])}.'
-            )
-    budget = model.get('vram_budget')
-    if not isinstance(budget, int | None):
-        raise InputError(
-            f'model.vram_budget={budget!r} is not a number of MiB, such as 3000, or '
-            'None for what is free.'
-        )
-    return Streaming(**given, vram_budget=budget)
+    given = {*CHOICES, 'vram_budget'} & model.keys()
+    return read_streaming(**{name: model[name] for name in given})
 
 
 def check_schedule(cfg: Mapping) -> None:
@@ -170,22 +269,13 @@ def check_schedule(cfg: Mapping) -> None:
 
 
 def read_precision(cfg: Mapping) -> str:
-    """Read what matrix products are computed in: ``'auto'`` or a type.
-
-    Raises:
-        InputError: A precision that there is not.
-    """
+    """Read what matrix products are computed in: ``'auto'`` or a type."""
     wrapper = cfg.get('optim_wrapper') or {}
     if is_named(wrapper.get('type', 'OptimWrapper'), 'AmpOptimWrapper'):
         return wrapper.get('dtype') or 'float16'
     if not is_streamed(cfg['model']):
         return 'float32'
-    precision = cfg['model'].get('precision', 'auto')
-    if precision not in PRECISIONS:
-        raise InputError(
-            f'model.precision={precision!r} is not one of {", ".join(PRECISIONS)}.'
-        )
-    return precision
+    return cfg['model'].get('precision', 'auto')
 
 
 def read_worker_memory(cfg: Mapping) -> dict[str, int]:
@@ -224,3 +314,26 @@ def read_checkpoints(cfg: Mapping) -> Checkpoints:
         best=bool(hook.get('save_best')),
         last=hook.get('save_last', True),
     )
+
+
+def _sources(split: str, dataset: Mapping) -> Iterator[DataSource]:
+    if not dataset.get('ann_file'):
+        return
+    root = Path(os.path.normpath(dataset.get('data_root') or '.'))
+    boxes = dataset.get('bbox_file')
+    yield DataSource(
+        split=split,
+        root=root,
+        annotations=root / dataset['ann_file'],
+        images=root / (get(dataset, 'data_prefix', 'img') or ''),
+        detections=Path(os.path.normpath(boxes)) if boxes else None,
+        counted=is_named(dataset.get('type', ''), 'CocoDataset') and not boxes,
+    )
+
+
+def _other_dirs(cfg: Mapping) -> Iterator[str]:
+    visualizer = cfg.get('visualizer') or {}
+    writers = [visualizer, *(visualizer.get('vis_backends') or ())]
+    yield from (writer['save_dir'] for writer in writers if writer.get('save_dir'))
+    if folder := checkpoint_hook(cfg).get('out_dir'):
+        yield folder

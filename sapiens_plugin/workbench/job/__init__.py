@@ -1,0 +1,1 @@
+"""A job, described once: read off its config as plain values."""

@@ -105,6 +105,7 @@ def resized(height: int, width: int, *, sigma: float | None = None) -> Wish:
         InputError: A side is no multiple of 16.
     """
     patch_grid(height, width)
+    usual = min(height / 128 if height % 128 else height // 128, 6)
 
     def change(cfg: dict) -> None:
         cfg['model']['backbone']['img_size'] = (height, width)
@@ -123,7 +124,7 @@ def resized(height: int, width: int, *, sigma: float | None = None) -> Wish:
                     )
                 )
             if isinstance(found.get('sigma'), int | float):
-                found['sigma'] = sigma or min(height / 128, 6)
+                found['sigma'] = sigma or usual
 
     return change
 

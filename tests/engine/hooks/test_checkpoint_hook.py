@@ -69,9 +69,7 @@ def cfg(demo_config):
 
 
 def set_warmup(cfg, epochs):
-    for hook in cfg.custom_hooks:
-        if hook.type.endswith('PhaseSwitchHook'):
-            hook.warmup_epochs = epochs
+    cfg.default_hooks.phase_switch.warmup_epochs = epochs
 
 
 @pytest.fixture(autouse=True)
@@ -349,7 +347,7 @@ def test_those_by_iteration_are_the_users(cfg, make_runner, loop):
     if loop == 'iterations':
         cfg.train_cfg = dict(by_epoch=False, max_iters=6, val_interval=3)
         cfg.log_processor.by_epoch = False
-        cfg.custom_hooks = [h for h in cfg.custom_hooks if 'PhaseSwitch' not in h.type]
+        cfg.default_hooks.phase_switch = None
     elif loop == 'epochs':
         cfg.train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=1)
     else:

@@ -107,8 +107,6 @@ def job(demo_config):
     cfg.default_hooks.checkpoint = dict(
         type='sapiens_plugin.CheckpointHook', interval=1, max_keep_ckpts=1
     )
-    if not any('InterruptHook' in hook['type'] for hook in cfg.custom_hooks):
-        cfg.custom_hooks.append(dict(type='sapiens_plugin.InterruptHook'))
     return cfg
 
 
@@ -125,7 +123,7 @@ def streamed(cfg):
     cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
     cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
     cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.custom_hooks.append(dict(type='sapiens_plugin.StreamingHook'))
+    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     return cfg
 
 
@@ -398,8 +396,10 @@ def test_the_loop_gives_the_model_what_a_hook_has_put_there(job, make_runner):
             )
 
     job.train_cfg.max_epochs, job.param_scheduler = 1, None
-    for name in ('custom_hooks', 'val_dataloader', 'val_evaluator', 'val_cfg'):
+    for name in ('val_dataloader', 'val_evaluator', 'val_cfg'):
         job[name] = None
+    for name in ('phase_switch', 'step_guard', 'weights_guard', 'flip_test'):
+        job.default_hooks[name] = None
     make_runner(job, Guard()).train()
     assert given == ['another'] * 9
 

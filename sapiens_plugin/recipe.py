@@ -175,14 +175,11 @@ def two_phases(
             ),
         ]
         cfg['train_cfg']['max_epochs'] = max_epochs
-        if hook := find_hook(cfg, 'PhaseSwitchHook'):
-            hook['warmup_epochs'] = warmup_epochs
-        else:
-            cfg['default_hooks']['phase_switch'] = dict(
-                type='sapiens_plugin.PhaseSwitchHook',
-                priority='VERY_HIGH',
-                warmup_epochs=warmup_epochs,
-            )
+        hook = find_hook(cfg, 'PhaseSwitchHook')
+        if hook is None:
+            hook = dict(type='sapiens_plugin.PhaseSwitchHook', priority='VERY_HIGH')
+            cfg['default_hooks']['phase_switch'] = hook
+        hook['warmup_epochs'] = warmup_epochs
 
     return change
 

@@ -12,93 +12,63 @@ from sapiens_plugin.compat.apply import apply
 
 apply()
 
-_SCOPE = 'sapiens_plugin'
 
-MODELS = Registry(
+def _registry(name: str, parent: Registry, *locations: str) -> Registry:
+    """Make a registry whose modules are imported when a name is first looked up."""
+    modules = [f'sapiens_plugin.{location}' for location in locations]
+    return Registry(name, parent=parent, scope='sapiens_plugin', locations=modules)
+
+
+MODELS = _registry(
     'model',
-    parent=root.MODELS,
-    scope=_SCOPE,
-    locations=[
-        'sapiens_plugin.models.backbone',
-        'sapiens_plugin.models.head',
-        'sapiens_plugin.streamed.pose_estimator',
-    ],
+    root.MODELS,
+    'models.backbone',
+    'models.head',
+    'streamed.pose_estimator',
 )
-HOOKS = Registry(
+HOOKS = _registry(
     'hook',
-    parent=root.HOOKS,
-    scope=_SCOPE,
-    locations=[
-        'sapiens_plugin.engine.hooks.checkpoint_guard_hook',
-        'sapiens_plugin.engine.hooks.checkpoint_hook',
-        'sapiens_plugin.engine.hooks.flip_test_hook',
-        'sapiens_plugin.engine.hooks.image_check_hook',
-        'sapiens_plugin.engine.hooks.interrupt_hook',
-        'sapiens_plugin.engine.hooks.param_scheduler_hook',
-        'sapiens_plugin.engine.hooks.phase_switch_hook',
-        'sapiens_plugin.engine.hooks.report_hook',
-        'sapiens_plugin.engine.hooks.skipped_images_hook',
-        'sapiens_plugin.engine.hooks.status_hook',
-        'sapiens_plugin.engine.hooks.step_guard_hook',
-        'sapiens_plugin.engine.hooks.validation_pictures_hook',
-        'sapiens_plugin.engine.hooks.weights_guard_hook',
-        'sapiens_plugin.streamed.hook',
-    ],
+    root.HOOKS,
+    'engine.hooks.checkpoint_guard_hook',
+    'engine.hooks.checkpoint_hook',
+    'engine.hooks.flip_test_hook',
+    'engine.hooks.image_check_hook',
+    'engine.hooks.interrupt_hook',
+    'engine.hooks.param_scheduler_hook',
+    'engine.hooks.phase_switch_hook',
+    'engine.hooks.report_hook',
+    'engine.hooks.skipped_images_hook',
+    'engine.hooks.status_hook',
+    'engine.hooks.step_guard_hook',
+    'engine.hooks.validation_pictures_hook',
+    'engine.hooks.weights_guard_hook',
+    'streamed.hook',
 )
-LOOPS = Registry(
-    'loop',
-    parent=root.LOOPS,
-    scope=_SCOPE,
-    locations=['sapiens_plugin.engine.loops.train_loop'],
+LOOPS = _registry('loop', root.LOOPS, 'engine.loops.train_loop')
+DATA_SAMPLERS = _registry(
+    'data sampler', root.DATA_SAMPLERS, 'datasets.samplers.resumable_sampler'
 )
-DATA_SAMPLERS = Registry(
-    'data sampler',
-    parent=root.DATA_SAMPLERS,
-    scope=_SCOPE,
-    locations=['sapiens_plugin.datasets.samplers.resumable_sampler'],
+LOG_PROCESSORS = _registry(
+    'log processor', root.LOG_PROCESSORS, 'engine.logging.status_log_processor'
 )
-LOG_PROCESSORS = Registry(
-    'log processor',
-    parent=root.LOG_PROCESSORS,
-    scope=_SCOPE,
-    locations=['sapiens_plugin.engine.logging.status_log_processor'],
+OPTIMIZERS = _registry('optimizer', root.OPTIMIZERS, 'streamed.optimizer')
+OPTIM_WRAPPERS = _registry(
+    'optimizer wrapper', root.OPTIM_WRAPPERS, 'streamed.optim_wrapper'
 )
-OPTIMIZERS = Registry(
-    'optimizer',
-    parent=root.OPTIMIZERS,
-    scope=_SCOPE,
-    locations=['sapiens_plugin.streamed.optimizer'],
-)
-OPTIM_WRAPPERS = Registry(
-    'optimizer wrapper',
-    parent=root.OPTIM_WRAPPERS,
-    scope=_SCOPE,
-    locations=['sapiens_plugin.streamed.optim_wrapper'],
-)
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+OPTIM_WRAPPER_CONSTRUCTORS = _registry(
     'optimizer wrapper constructor',
-    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
-    scope=_SCOPE,
-    locations=['sapiens_plugin.engine.optim.layer_decay'],
+    root.OPTIM_WRAPPER_CONSTRUCTORS,
+    'engine.optim.layer_decay',
 )
-PARAM_SCHEDULERS = Registry(
-    'parameter scheduler',
-    parent=root.PARAM_SCHEDULERS,
-    scope=_SCOPE,
-    locations=['sapiens_plugin.engine.optim.warmup_lr'],
+PARAM_SCHEDULERS = _registry(
+    'parameter scheduler', root.PARAM_SCHEDULERS, 'engine.optim.warmup_lr'
 )
-TRANSFORMS = Registry(
+TRANSFORMS = _registry(
     'transform',
-    parent=root.TRANSFORMS,
-    scope=_SCOPE,
-    locations=[
-        'sapiens_plugin.datasets.transforms.load_image',
-        'sapiens_plugin.datasets.transforms.random_blur',
-    ],
+    root.TRANSFORMS,
+    'datasets.transforms.load_image',
+    'datasets.transforms.random_blur',
 )
-VISBACKENDS = Registry(
-    'visualization backend',
-    parent=root.VISBACKENDS,
-    scope=_SCOPE,
-    locations=['sapiens_plugin.engine.logging.csv_vis_backend'],
+VISBACKENDS = _registry(
+    'visualization backend', root.VISBACKENDS, 'engine.logging.csv_vis_backend'
 )

@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import copy
+import functools
 import itertools
 import os
 import signal
@@ -128,7 +129,19 @@ def quick_config_texts():
 
 
 @pytest.fixture(scope='session')
-def make_runner(quick_config_texts):
+def quick_plans():
+    """Measure this machine once, and not for the plan of every training."""
+    from sapiens_plugin.jobs import announce_plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            announce_plan, 'probe_machine', functools.cache(announce_plan.probe_machine)
+        )
+        yield
+
+
+@pytest.fixture(scope='session')
+def make_runner(quick_config_texts, quick_plans):
     """Build a stock Runner from a config, under a name of its own."""
     from mmengine.config import Config
     from mmengine.runner import Runner

@@ -20,7 +20,7 @@ from sapiens_plugin.workbench.planning.plan import Plan, make_plan
 from sapiens_plugin.workbench.planning.plan_report import as_dict
 from sapiens_plugin.workbench.report.work_dir import PLAN_NAME
 
-from .read_config import planned_job, stage_measurer, tested_persons
+from .read_config import persons_in_tests, planned_job, stage_measurer
 
 
 def leave_plan(cfg: Config, work_dir: Path, *, train: int, val: int) -> str:
@@ -38,7 +38,7 @@ def leave_plan(cfg: Config, work_dir: Path, *, train: int, val: int) -> str:
         What to tell the user, in one paragraph.
     """
     try:
-        test, notes = tested_persons(cfg, val)
+        test, notes = persons_in_tests(cfg, val)
         job = planned_job(cfg, Persons(train=train, val=val, test=test, notes=notes))
         plan = make_plan(job, probe_machine(), stage_measurer(cfg))
     except InputError as error:

@@ -125,17 +125,29 @@ def count_persons(cfg: Config) -> Persons:
     return Persons(**persons, notes=(*dict.fromkeys(notes),))
 
 
-def tested_persons(cfg: Config, validated: int) -> tuple[int, tuple[str, ...]]:
+def persons_in_tests(cfg: Config, validated: int) -> tuple[int, tuple[str, ...]]:
     """Tell how many persons tests look at, and from where, without reading a file.
 
     Args:
         cfg: A config.
         validated: How many its validations look at.
     """
+    if not cfg.get('test_dataloader'):
+        return 0, ()
     loaders = (cfg.get(f'{split}_dataloader') or {} for split in ('val', 'test'))
-    val, test = (loader.get('dataset') or {} for loader in loaders)
-    if not test or _without_steps(test) == _without_steps(val):
-        return validated if test else 0, ()
+    val, test = (
+        # No bbox_file and one of None are the same.
+        {
+            key: value
+            for key, value in _without_steps(loader['dataset']).items()
+            if value
+        }
+        if loader
+        else {}
+        for loader in loaders
+    )
+    if val == test:
+        return validated, ()
     boxes = Path(test.get('bbox_file') or '').name
     if boxes == Path(DETECTIONS).name:
         return VAL.boxes, (f"{boxes} is not counted: COCO's {VAL.boxes:,} are taken.",)

@@ -7,13 +7,14 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from sapiens_plugin.core.coco.layout import TRAIN
+from sapiens_plugin.core.coco.layout import TRAIN, VAL
 from sapiens_plugin.core.streaming.modes import Streaming
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.jobs.read_config import (
     count_persons,
     epoch_length,
     load_config,
+    persons_in_tests,
     planned_job,
     stage_measurer,
 )
@@ -166,6 +167,25 @@ def test_a_plan_tells_what_is_odd_about_the_schedules(demo_config):
     assert 'The last 187 of 200 epochs' in told
     assert 'takes 60 optimizer steps, and there are 3' in told
     assert planned_job(demo_config, SOME).persons.train == SOME.train
+
+
+def test_tests_are_counted_without_reading(demo_config):
+    assert persons_in_tests(demo_config, 8) == (8, ())  # those of the validations
+    dataset = demo_config.test_dataloader.dataset
+    dataset.bbox_file = 'data/COCO_val2017_detections_AP_H_70_person.json'
+    persons, (note,) = persons_in_tests(demo_config, 8)
+    assert persons == VAL.boxes == 104_000 and 'not counted' in note
+    dataset.bbox_file = 'own.json'
+    persons, (note,) = persons_in_tests(demo_config, 8)
+    assert persons == 0 and 'not planned' in note
+    demo_config.test_dataloader = None
+    assert persons_in_tests(demo_config, 8) == (0, ())
+
+
+def test_a_job_by_iterations_is_none_to_plan(demo_config):
+    demo_config.train_cfg = dict(by_epoch=False, max_iters=2)
+    with pytest.raises(InputError, match=r'not a Sapiens training job.*max_epochs'):
+        planned_job(demo_config, SOME)
 
 
 @pytest.mark.parametrize(('batch', 'length'), [(8, 3), (10, 3), (24, 1), (32, 1)])

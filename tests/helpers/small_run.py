@@ -19,9 +19,9 @@ LENGTH = 100  # iterations an epoch
 EPOCHS, WARMUP = 4, 1
 
 CONFIG = f"""
-custom_hooks = [
-    dict(type='sapiens_plugin.PhaseSwitchHook', warmup_epochs={WARMUP}),
-]
+default_hooks = dict(
+    phase_switch=dict(type='sapiens_plugin.PhaseSwitchHook', warmup_epochs={WARMUP}),
+    pictures=None)
 data_root = 'data/coco'
 model = dict(
     backbone=dict(arch='sapiens_1b', img_size=(384, 288)),

@@ -451,6 +451,17 @@ def test_a_loss_that_is_no_number_is_left_out_of_the_curve(tmp_path):
     assert 'nan' not in re.findall(r'<path d="([^"]*)"', page.source)[0]
 
 
+def test_hooks_of_older_configs_count(tmp_path):
+    work_dir = write_run(tmp_path / 'work')
+    hook = "custom_hooks = [dict(type='sapiens_plugin.PhaseSwitchHook')]"
+    old, count = re.subn(r'default_hooks = .*?None\)', hook, CONFIG, flags=re.DOTALL)
+    assert count == 1
+    for path in work_dir.glob('*/vis_data/config.py'):
+        path.write_text(old, encoding='utf-8')
+    job = write(work_dir).table('The job in short')
+    assert job['Epochs of the head alone'] == ['10']  # the hook's own
+
+
 def test_hostile_names_and_settings_stay_text(whole, tmp_path):
     work_dir = write_run(tmp_path / 'work &lt;b>')
     data = shutil.copytree(whole[1], tmp_path / 'data')

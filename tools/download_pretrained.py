@@ -79,15 +79,15 @@ def _announce(repository: Repository, file: HubFile) -> None:
 
 def _use(published: Published, path: Path) -> str:
     """Say which configs use the file, or how they are told of it."""
+    from sapiens_plugin.recipe import PRETRAINED
+
     configs = ROOT / 'configs'
     if published.finetuned:
         config = configs / f'{published.arch.replace("_", "")}_coco_1024x768.py'
         return f'Test it: python3 tools/test.py {_relative(config)} {_relative(path)}'
     files = sorted(configs.glob(f'sapiens{published.size}_*.py'))
     names = ', '.join(str(_relative(file)) for file in files)
-    if path.parent == DATA / published.arch and any(
-        path.name in file.read_text(encoding='utf-8') for file in files
-    ):
+    if path == DATA / published.arch / PRETRAINED[published.arch]:
         return f'It is what these train from: {names}'
     return (
         f'These could train from it: {names}; give them --cfg-options '

@@ -159,8 +159,12 @@ def test_a_budget_that_is_too_small_is_found_without_a_gpu(tool):
 def test_a_job_that_cannot_be_planned_is_a_failure(tool):
     _, said, _ = tool(WEEK, '--cfg-options', 'model.head.type=NoSuchHead')
     assert '✘ GPU memory' in said and 'NoSuchHead' in said
-    _, said, _ = tool(WEEK, '--cfg-options', 'train_dataloader.batch_size=0')
-    assert '✘ GPU memory' in said and 'train_dataloader.batch_size=0 should' in said
+
+
+def test_a_number_that_cannot_be_is_told_alone(tool):
+    found = tool(WEEK, '--cfg-options', 'train_dataloader.batch_size=0')
+    assert found[:2] == (2, '')
+    assert 'train_dataloader.batch_size=0 should' in found[2]
 
 
 def test_nothing_is_looked_at_with_packages_that_do_not_start(

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,13 +14,16 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sapiens_plugin.core.streaming import precision
 from sapiens_plugin.engine.hooks import status_hook
 from sapiens_plugin.engine.logging import status_log_processor
 from sapiens_plugin.engine.logging.status_log_processor import rates_by_depth
 from sapiens_plugin.errors import InputError
+from sapiens_plugin.jobs import announce_plan
 from sapiens_plugin.jobs.read_config import planned_job
 from sapiens_plugin.workbench.job.job import Persons
 from sapiens_plugin.workbench.planning.arithmetic import person_work, training_work
+from sapiens_plugin.workbench.report.work_dir import read_plan
 
 HEAD_STEP, FULL_STEP, VALIDATION = 100.0, 600.0, 7200.0  # s
 
@@ -54,6 +58,14 @@ def watched(cfg):
 @pytest.fixture
 def job(demo_config):
     return watched(demo_config)
+
+
+def stream(job):
+    job.model.update(type='sapiens_plugin.StreamedTopdownPoseEstimator', micro_batch=4)
+    job.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
+    job.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
+    job.optim_wrapper.optimizer.pop('fused', None)
+    job.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
 
 
 def train(job, make_runner, monkeypatch):
@@ -241,12 +253,8 @@ def test_a_streamed_model_with_frozen_layers_and_no_validation_is_watched_alike(
     job, make_runner, monkeypatch
 ):
     job.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
-    job.model.update(type='sapiens_plugin.StreamedTopdownPoseEstimator', micro_batch=4)
+    stream(job)
     job.model.backbone.frozen_stages = 1
-    job.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
-    job.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
-    job.optim_wrapper.optimizer.pop('fused', None)
-    job.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     job.train_cfg.max_epochs = 2
     # What a GPU would say; MMEngine's own questions are left out.
     monkeypatch.setattr(torch.cuda, 'max_memory_reserved', lambda: 2941 * 2**20)
@@ -339,3 +347,67 @@ def test_with_all_layers_frozen_the_head_trains_alone(job, make_runner):
         clock.begin_epoch(epoch)
         names.append(clock.phase.name)
     assert set(names) == {'head alone'}
+
+
+OPENED = Counter()
+
+
+@pytest.fixture(scope='module')
+def openings():
+    """Count how often each file is opened, by its name."""
+
+    def audit(event, args):
+        if event == 'open' and isinstance(args[0], str):
+            OPENED[Path(args[0]).name] += 1
+
+    sys.addaudithook(audit)  # for good
+    return OPENED
+
+
+@pytest.mark.parametrize('streamed', [False, True])
+def test_annotations_are_read_once_and_speed_is_measured_once(
+    job, make_runner, monkeypatch, openings, streamed
+):
+    if streamed:
+        stream(job)
+        job.model.precision = 'bfloat16'  # on a GPU 'auto' measures as well
+    measured = []
+    for module, name in ((announce_plan, 'probe_machine'), (precision, '_gemm_tflops')):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module,
+            name,
+            lambda *a, real=real, name=name: measured.append(name) or real(*a),
+        )
+    counted = {}
+
+    class FirstStep(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            counted.update(counted or openings)
+
+    precision._measure.cache_clear()
+    openings.clear()
+    make_runner(job, FirstStep()).train()
+    assert counted['person_keypoints_train.json'] == 1
+    assert counted['person_keypoints_val.json'] == 2  # the data set, and the metric
+    assert sorted(measured) == ['_gemm_tflops'] * streamed + ['probe_machine']
+    assert read_plan(job.work_dir)['test_persons'] > 0
+
+
+def test_a_plan_stays_where_a_training_goes_on(job, make_runner, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        status_hook, 'leave_plan', lambda cfg, place, **n: told.append(n) or 'told'
+    )
+    job.train_cfg.max_epochs = 1
+    runner = make_runner(job)
+    runner.train()
+    assert told == [dict(train=24, val=len(runner.val_dataloader.dataset))]
+    runner.test()
+    Path(job.work_dir, 'plan.json').touch()
+    job.resume, job.load_from = True, f'{job.work_dir}/epoch_1.pth'
+    make_runner(job).train()
+    assert len(told) == 1
+    Path(job.work_dir, 'plan.json').unlink()
+    make_runner(job).train()
+    assert len(told) == 2

@@ -3,8 +3,12 @@
 import sys
 
 import pytest
+import torch
+from mmengine.config import Config
 
-from sapiens_plugin.workbench.job.reader import read_worker_memory
+from sapiens_plugin.jobs.read_config import load_config, stage_measurer
+from sapiens_plugin.workbench.job.reader import read_job, read_worker_memory
+from sapiens_plugin.workbench.setup_check.setup_memory import least_memory
 
 MB = 10**6
 
@@ -74,3 +78,34 @@ def test_mmengine_starts_them_so(monkeypatch):
         monkeypatch.setattr(setup_env.platform, 'system', lambda name=system: name)
         setup_env.set_multi_processing()
     assert asked == ['fork', 'fork']
+
+
+def old_form(cfg):
+    """Write the hooks of a config as configs before named hooks have them."""
+    hooks = cfg['default_hooks']
+    ours = [name for name in hooks if name in ('phase_switch', 'flip_test')]
+    return cfg | dict(
+        default_hooks={name: hooks[name] for name in hooks if name not in ours},
+        custom_hooks=[hooks[name] for name in ours],
+    )
+
+
+@pytest.mark.parametrize('form', [dict, old_form])
+def test_hooks_are_found_wherever_they_stand(repo, form):
+    path = repo / 'configs' / 'sapiens1b_gtx1650.py'
+    cfg = Config.fromfile(path, import_custom_modules=False).to_dict()
+    job = read_job(form(cfg), path)
+    assert (job.warmup_epochs, job.val_flip, job.test_flip) == (10, False, True)
+    cfg['default_hooks']['phase_switch'] = None
+    cfg['default_hooks']['flip_test'] = None
+    job = read_job(cfg, path)
+    assert (job.warmup_epochs, job.val_flip, job.test_flip) == (0, True, True)
+
+
+def test_a_job_that_counts_iterations_can_be_checked(repo):
+    path = repo / 'configs' / 'sapiens_tiny_demo.py'
+    cfg = Config.fromfile(path, import_custom_modules=False).to_dict()
+    cfg['train_cfg'] = dict(by_epoch=False, max_iters=50)
+    job = read_job(cfg, path, ['train_cfg.max_iters=50'])
+    assert job.max_epochs is None and sum(job.disk_use().values()) > 0
+    assert least_memory(job, stage_measurer(load_config(path)), torch.float32) > 0

@@ -3,6 +3,7 @@
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.runner import Runner
 
+from sapiens_plugin.engine.utils.accumulation import accumulation
 from sapiens_plugin.jobs.schedule import schedule_notes
 from sapiens_plugin.registry import HOOKS
 
@@ -27,6 +28,6 @@ class OptimStepParamSchedulerHook(ParamSchedulerHook):
         wrapper = runner.optim_wrapper
         if not wrapper.should_update():
             return
-        counts = wrapper._accumulative_counts
+        counts = accumulation(wrapper)
         for _ in range(wrapper.inner_count % counts or counts):
             super().after_train_iter(runner, *args, **kwargs)

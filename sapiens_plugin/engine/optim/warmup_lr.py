@@ -2,6 +2,7 @@
 
 from mmengine.optim import LinearLR, OptimWrapper
 
+from sapiens_plugin.engine.utils.accumulation import accumulation
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.registry import PARAM_SCHEDULERS
 
@@ -50,7 +51,7 @@ class WarmupLR(LinearLR):
                 f'WarmupLR: optimizer_steps={optimizer_steps} is below 2; take the '
                 'warm-up out of param_scheduler instead.'
             )
-        counts = optimizer._accumulative_counts
+        counts = accumulation(optimizer)
         # From the last update before this epoch on: where accumulation runs across the
         # epoch's beginning, the first update in it would else be at the full rate.
         start = begin * epoch_length // counts * counts

@@ -279,7 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _note(self, kind: str) -> int:
-        found = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
+        found = re.fullmatch(r'bytes=(\d+)-\d*', self.headers.get('Range', ''))
         start = int(found[1]) if found else 0
         self._request = Request(kind, start, self.headers.get('Authorization'))
         self.server.hub.requests.append(self._request)

@@ -25,13 +25,7 @@ from sapiens_plugin.core.utils.progress import byte_bar
 from sapiens_plugin.core.utils.whole_file import part_of, whole_path
 
 from .archive import Archive, Member, damaged, extract, runs
-from .transfer import (
-    Connections,
-    Patience,
-    RemoteFile,
-    SourceError,
-    download,
-)
+from .transfer import Connections, Patience, RemoteFile, SourceError, download
 
 _RUN = 16 * 1024**2  # bytes of neighbouring images that one request brings
 _LOOKS = 3  # times that files are asked for which arrive damaged

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,9 +18,6 @@ import urllib3
 from sapiens_plugin.errors import InputError
 
 BLOCK = 256 * 1024  # bytes read at once
-WAITABLE = {408, 425, 429, 500, 502, 503, 504}
-"""Statuses that another attempt may mend."""
-
 _FIRST_ATTEMPTS = 4  # to reach a server that has not answered yet
 _SELDOM = 5.0  # s between two lines about waiting, whatever all the threads wait for
 _CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
@@ -30,10 +27,15 @@ _NO_ADDRESS = (
     requests.exceptions.MissingSchema,
 )
 _MISSING = {401, 403, 404, 410}
+_WAITABLE = {408, 425, 429, 500, 502, 503, 504}
 
 
 class SourceError(InputError):
     """A server or an archive does not give what it should."""
+
+
+class Unreachable(SourceError):
+    """A server cannot be asked, or gives no answer in spite of all patience."""
 
 
 class Stopped(Exception):
@@ -66,10 +68,13 @@ class Patience:
 class Connections:
     """HTTP connections, kept open, one session a thread.
 
-    Proxies and certificates are those of the environment, as `requests` reads them.
+    Proxies and certificates are those of the environment, as `requests` reads them;
+    ``SSL_CERT_FILE`` is honoured, too.
 
     Args:
         patience: How long to put up with a server.
+        auth: Adds to a request who asks; `requests` does not tell another host to
+            which it is redirected. The user's netrc unless given.
         say: Told in a line what is waited for, now and then.
     """
 
@@ -77,9 +82,11 @@ class Connections:
         self,
         *,
         patience: Patience | None = None,
+        auth: Callable | None = None,
         say: Callable[[str], None] = lambda line: None,
     ):
         self.patience = patience or Patience()
+        self._auth = auth
         self._say = say
         self._said = -_SELDOM
         self._stop = threading.Event()
@@ -111,11 +118,16 @@ class Connections:
         """Ask for a file or a part of it; the body is left to be read."""
         if not hasattr(self._sessions, 'session'):
             self._sessions.session = requests.Session()
+            self._sessions.session.verify = os.environ.get('SSL_CERT_FILE') or True
         headers = {'Accept-Encoding': 'identity'}
         if byte_range is not None:
             headers['Range'] = f'bytes={byte_range}'
         return self._sessions.session.get(
-            url, headers=headers, stream=True, timeout=self.patience.silence
+            url,
+            headers=headers,
+            auth=self._auth,
+            stream=True,
+            timeout=self.patience.silence,
         )
 
 
@@ -127,126 +139,61 @@ class _TryAgain(Exception):
         self.retry_after = retry_after
 
 
-class _Unreachable(_TryAgain):
-    """Nobody answers."""
-
-
-class RemoteFile:
-    """A file on a server, as it was when it was first asked for.
+class Address:
+    """What a server answers with at one address.
 
     Args:
-        url: Its address.
+        url: The address.
         connections: What to ask through.
 
     Attributes:
-        size: Its length in bytes.
-        etag: What the server calls this version, if it does.
-        has_ranges: Whether parts of it can be asked for.
-        was_reached: Whether the server ever answered.
-
-    Raises:
-        SourceError: It is not there, the server answers with something else, or with
-            nothing in spite of all patience.
+        answer: The last one, if there was any.
     """
 
     def __init__(self, url: str, *, connections: Connections):
         self.url = url
         self.connections = connections
-        self.was_reached = False
-        self.size, self.etag, self.has_ranges = self._patiently(self._look)
+        self.answer: requests.Response | None = None
 
-    @property
-    def version(self) -> str:
-        """A short name for this address and what it holds now."""
-        text = f'{self.url} {self.size} {self.etag}'
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def stream(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from ``start`` to before ``end``, in blocks.
-
-        After a cut the next attempt goes on behind the last byte that came; without
-        ranges that is only possible where nothing has come yet.
+    def read(self) -> bytes:
+        """Return the whole answer, such as a listing.
 
         Raises:
-            SourceError: The file changed on the server, or patience ended.
-            Stopped: The connections were told to stop.
+            SourceError: There is none, or it is something else than a file.
+            Unreachable: The server does not answer.
         """
-        failures = 0
-        while start < end:
-            try:
-                for block in self._part(start, end):
-                    yield block
-                    start += len(block)
-                    failures = 0
-                    self.connections.check_running()
-            except _TryAgain as error:
-                if start and not self.has_ranges:
-                    raise SourceError(
-                        f'{self.url} was cut off after {start} bytes, and this server '
-                        'cannot go on in the middle of a file. Run the command again.'
-                    ) from None
-                failures += 1
-                self._wait(failures, error)
+        return self._patiently(self._content)
 
-    def _part(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield what one answer brings of the bytes from ``start`` to ``end``."""
-        wanted = f'{start}-{end - 1}' if self.has_ranges else None
-        with closing(self._ask(wanted)) as response:
-            self._check_same(response, start)
-            left = end - start
-            try:
-                for block in response.raw.stream(BLOCK, decode_content=False):
-                    block = block[:left]
-                    left -= len(block)
-                    yield block
-                    if not left:
-                        return
-            except (*_CUT, OSError) as error:
-                raise _TryAgain(_reason(error)) from None
-            raise _TryAgain('the answer ended early')
+    def _content(self) -> bytes:
+        with self._ask(None) as response:
+            return response.content
 
-    def _look(self) -> tuple[int, str | None, bool]:
-        """Return size, ETag, and whether there are ranges."""
-        with closing(self._ask('0-0')) as response:
-            etag = response.headers.get('ETag')
-            if response.status_code == 206:
-                part = _content_range(response)
-                if part is None:
-                    raise _TryAgain('the server does not say which part it sent')
-                return part[1], etag, True
-            length = response.headers.get('Content-Length', '')
-            if not length.isdecimal():
-                raise SourceError(
-                    f'{self.url} was answered without its length, so that nobody '
-                    'could tell whether it arrives whole.'
-                )
-            return int(length), etag, False
-
-    def _ask(self, byte_range: str | None) -> requests.Response:
-        """Send a request; return an answer that brings the file or a part of it."""
+    @contextmanager
+    def _ask(self, byte_range: str | None) -> Iterator[requests.Response]:
+        """Give an answer that brings the file or a part of it, and close it."""
         try:
             response = self.connections.get(self.url, byte_range)
         except _NO_ADDRESS as error:
             raise SourceError(f'{self.url} is no address: {error}.') from None
         except requests.exceptions.SSLError as error:
-            raise SourceError(
+            raise Unreachable(
                 f'{self.url} cannot be asked safely: {error}. Is the clock of this '
                 'machine right, and are the certificates of your proxy known '
-                '(REQUESTS_CA_BUNDLE)?'
+                '(SSL_CERT_FILE)?'
             ) from None
         except requests.exceptions.TooManyRedirects:
             raise SourceError(f'{self.url} leads round in circles.') from None
         except _CUT as error:
-            raise _Unreachable(_reason(error)) from None
+            raise _TryAgain(_reason(error)) from None
         except OSError as error:  # such as certificates that are not there
-            raise SourceError(f'{self.url} cannot be asked: {error}.') from None
-        self.was_reached = True
-        try:
+            raise Unreachable(f'{self.url} cannot be asked: {error}.') from None
+        self.answer = response
+        with response:
             self._check_status(response)
-        except (_TryAgain, SourceError):
-            response.close()
-            raise
-        return response
+            try:
+                yield response
+            except (*_CUT, OSError) as error:
+                raise _TryAgain(_reason(error)) from None
 
     def _check_status(self, response: requests.Response) -> None:
         status = response.status_code
@@ -256,19 +203,19 @@ class RemoteFile:
                 f'{response.reason}.'
             )
         if status == 407:
-            raise SourceError(
+            raise Unreachable(
                 f'{self.url} is kept back by a proxy that wants a name and a password. '
                 'Set HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT.'
             )
-        if status in WAITABLE:
+        if status in _WAITABLE:
             raise _TryAgain(
                 f'the server says {status} {response.reason}',
-                retry_after(response.headers),
+                _retry_after(response.headers),
             )
         if status in (412, 416):
             raise self._changed()
         if status not in (200, 206):
-            raise SourceError(
+            raise Unreachable(
                 f'{self.url} was answered with {status} {response.reason}.'
             )
         if response.headers.get('Content-Type', '').startswith('text/html'):
@@ -278,29 +225,11 @@ class RemoteFile:
                 'to see it, then run the command again.'
             )
 
-    def _check_same(self, response: requests.Response, start: int) -> None:
-        """Check that an answer is a part of the file that was looked at first."""
-        part = _content_range(response)
-        if response.status_code == 200:
-            if self.has_ranges:
-                raise _TryAgain('the server sent the whole file for a part of it')
-            length = response.headers.get('Content-Length', '')
-            size = int(length) if length.isdecimal() else self.size
-        elif part is None:
-            raise _TryAgain('the server does not say which part it sent')
-        else:
-            size = part[1]
-        etag = response.headers.get('ETag')
-        if size != self.size or (etag and self.etag and etag != self.etag):
-            raise self._changed()
-        if part is not None and part[0] != start:
-            raise _TryAgain(f'the server sent byte {part[0]} for byte {start}')
-
     def _changed(self) -> SourceError:
         return SourceError(
-            f'{self.url} changed on the server while it was read, or is empty. What '
-            'arrived is kept and will be compared with the new version: run the '
-            'command again.'
+            f'{self.url} is not the file that it should be: it changed on the server, '
+            'is empty, or a proxy or a mirror stands in between. What arrived is kept '
+            'and will be compared: run the command again.'
         )
 
     def _patiently(self, action: Callable):
@@ -315,15 +244,101 @@ class RemoteFile:
     def _wait(self, failures: int, error: _TryAgain) -> None:
         patience = self.connections.patience
         attempts = patience.attempts
-        if isinstance(error, _Unreachable) and not self.was_reached:
+        if self.answer is None:
             attempts = min(attempts, _FIRST_ATTEMPTS)
         if failures >= attempts:
-            raise SourceError(
+            raise Unreachable(
                 f'{self.url} cannot be read: {error} ({failures} attempts '
                 'in a row). What has arrived is kept; run the command again to go on.'
             )
         seconds = patience.wait_for(failures, error.retry_after)
         self.connections.wait(seconds, f'{self.url}: {error}')
+
+
+class RemoteFile(Address):
+    """A file on a server, as it was when it was first asked for.
+
+    Args:
+        url: Its address.
+        connections: What to ask through.
+        size: Its length in bytes, where it is known; else the server is asked.
+
+    Attributes:
+        size: Its length in bytes.
+        etag: What the server called this version when it was asked, if it did.
+        has_ranges: Whether it is known that parts can be asked for.
+
+    Raises:
+        SourceError, Unreachable: As :meth:`Address.read`.
+    """
+
+    def __init__(self, url: str, *, connections: Connections, size: int | None = None):
+        super().__init__(url, connections=connections)
+        self.size, self.etag, self.has_ranges = size, None, False
+        if size is None:
+            self.size, self.etag, self.has_ranges = self._patiently(self._look)
+
+    @property
+    def version(self) -> str:
+        """A short name for this address and what it holds now."""
+        text = f'{self.url} {self.size} {self.etag}'
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def stream(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes from ``start`` to before ``end``, in blocks.
+
+        After a cut the next attempt goes on behind the last byte that came. A server
+        without ranges sends those before it once more.
+
+        Raises:
+            SourceError: The file changed on the server, or patience ended.
+            Stopped: The connections were told to stop.
+        """
+        failures = 0
+        while start < end:
+            try:
+                for block in self._part(start, end):
+                    yield block
+                    start += len(block)
+                    failures = 0
+                    self.connections.check_running()
+            except _TryAgain as error:
+                failures += 1
+                self._wait(failures, error)
+
+    def _part(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield what one answer brings of the bytes from ``start`` to ``end``."""
+        with self._ask(f'{start}-{end - 1}') as response:
+            begin, size = _place(response)
+            etag = response.headers.get('ETag')
+            if size not in (None, self.size) or (
+                etag and self.etag and etag != self.etag
+            ):
+                raise self._changed()
+            if begin != start and (begin or self.has_ranges):
+                raise _TryAgain(f'the server sent byte {begin} for byte {start}')
+            before, left = start - begin, end - start
+            # What is there, and no whole block, which a cut would take away.
+            while block := response.raw.read1(BLOCK, decode_content=False):
+                wanted = block[before : before + left]
+                before = max(0, before - len(block))
+                left -= len(wanted)
+                if wanted:
+                    yield wanted
+                if not left:
+                    return
+            raise _TryAgain('the answer ended early')
+
+    def _look(self) -> tuple[int, str | None, bool]:
+        """Return size, ETag, and whether there are ranges."""
+        with self._ask('0-0') as response:
+            _, size = _place(response)
+            if size is None:
+                raise SourceError(
+                    f'{self.url} was answered without its length, so that nobody '
+                    'could tell whether it arrives whole.'
+                )
+            return size, response.headers.get('ETag'), response.status_code == 206
 
 
 def download(
@@ -341,7 +356,7 @@ def download(
         SourceError, Stopped: As :meth:`RemoteFile.stream`.
     """
     there = path.stat().st_size if path.exists() else 0
-    start = there if remote.has_ranges and there <= remote.size else 0
+    start = there if there <= remote.size else 0
     on_bytes(start)
     with open(path, 'r+b' if there else 'wb') as file:
         file.truncate(start)
@@ -353,15 +368,19 @@ def download(
         os.fsync(file.fileno())
 
 
-def _content_range(response: requests.Response) -> tuple[int, int] | None:
-    """Return the first byte and the size of the whole, as a 206 answer gives them."""
-    found = re.fullmatch(
-        r'bytes (\d+)-\d+/(\d+)', response.headers.get('Content-Range', '')
-    )
-    return (int(found[1]), int(found[2])) if found else None
+def _place(response: requests.Response) -> tuple[int, int | None]:
+    """Return where in the file an answer begins, and the file's size if it says so."""
+    if response.status_code == 200:
+        length = response.headers.get('Content-Length', '')
+        return 0, int(length) if length.isdecimal() else None
+    part = response.headers.get('Content-Range', '')
+    found = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', part)
+    if not found:
+        raise _TryAgain('the server does not say which part it sent')
+    return int(found[1]), int(found[2])
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds of ``Retry-After``, written as a number or as a date."""
     text = headers.get('Retry-After', '')
     if text.isdecimal():

@@ -10,14 +10,8 @@ from pathlib import Path, PurePosixPath
 from sapiens_plugin.core.coco.layout import DETECTIONS
 from sapiens_plugin.errors import InputError
 
-from .hub import (
-    HubFile,
-    HubUnreachable,
-    Repository,
-    Say,
-    fetch,
-    open_repository,
-)
+from .hub import HubFile, Repository, Say, fetch, open_repository
+from .transfer import Unreachable
 
 SIZES = ('0.3b', '0.6b', '1b', '2b')
 POSE_REPOSITORY = 'noahcao/sapiens-pose-coco'
@@ -107,7 +101,7 @@ def fetch_weights(
     folder = Path(folder, published.arch)
     try:
         repository = open_repository(published.repo_id, endpoint=endpoint)
-    except HubUnreachable as error:
+    except Unreachable as error:
         path = _already_there(published, folder)
         if path is None:
             raise
@@ -180,7 +174,7 @@ def fetch_person_detections(
     path = Path(root, _DETECTIONS)
     try:
         repository = open_repository(POSE_REPOSITORY, endpoint=endpoint)
-    except HubUnreachable as error:
+    except Unreachable as error:
         if not path.exists():
             raise
         say(f'{error} {path} is there, but its hash could not be compared.')

@@ -309,16 +309,18 @@ def test_each_version_has_its_name(server):
     assert remote(server).version != first
 
 
-def test_without_ranges_a_file_comes_whole_or_from_its_start(tmp_path):
+@pytest.mark.parametrize('after', [5, BLOCK, 2 * BLOCK + 5])
+def test_without_ranges_what_came_before_a_cut_comes_once_more(tmp_path, after):
     path = tmp_path / 'x'
+    counts = []
     with CocoServer({'file.bin': DATA}, ranges=False) as server:
         file = remote(server)
         assert not file.has_ranges
-        server.misbehave(Fault('cut', after_bytes=BLOCK + 5))
-        with pytest.raises(InputError, match='cannot go on in the middle'):
-            download(file, path, on_bytes=nothing)
-        download(remote(server), path, on_bytes=nothing)
+        server.misbehave(Fault('cut', after_bytes=after, times=2))
+        download(file, path, on_bytes=counts.append)
+        assert [r.sent for r in server.seen()[1:]] == [after, after, len(DATA)]
     assert path.read_bytes() == DATA
+    assert sum(counts) == len(DATA)
 
 
 def test_without_ranges_a_cut_before_the_first_byte_is_mended(tmp_path):
@@ -344,8 +346,11 @@ def test_answers_that_keep_ending_early_end_the_patience(server):
         read(file, 0, len(DATA))
 
 
-def test_certificates_that_are_not_there_are_said_at_once(server, monkeypatch):
-    monkeypatch.setenv('REQUESTS_CA_BUNDLE', 'nowhere.pem')
+@pytest.mark.parametrize('name', ['SSL_CERT_FILE', 'REQUESTS_CA_BUNDLE'])
+def test_certificates_that_are_not_there_are_said_at_once(server, monkeypatch, name):
+    for other in ('SSL_CERT_FILE', 'REQUESTS_CA_BUNDLE', 'CURL_CA_BUNDLE'):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, 'nowhere.pem')
     url = server.url.replace('http:', 'https:') + 'file.bin'
     with pytest.raises(InputError, match=r'cannot be asked.*nowhere.pem'):
         RemoteFile(url, connections=Connections(patience=Patience()))

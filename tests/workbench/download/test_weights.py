@@ -17,7 +17,7 @@ from sapiens_plugin.core.vit.model import SapiensViT
 from sapiens_plugin.core.weight_files.checkpoint import open_weights
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.demo.stand_in import make_stand_in
-from sapiens_plugin.workbench.download import hub
+from sapiens_plugin.workbench.download.transfer import Connections, Unreachable
 from sapiens_plugin.workbench.download.weights import (
     POSE_REPOSITORY,
     SIZES,
@@ -46,8 +46,7 @@ def small_arch(monkeypatch):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv('NO_PROXY', '*')
-    monkeypatch.setattr(hub, '_PAUSES', ())
-    monkeypatch.setattr(hub, '_FEW_PAUSES', ())
+    monkeypatch.setattr(Connections, 'wait', lambda self, seconds, why: None)
     close_session()
     with HubServer() as server:
         yield server
@@ -213,19 +212,19 @@ def test_without_a_hub_what_is_there_is_opened(
     path.with_name(f'{NAME}.0123.part').touch()
     if how == 'offline':
         monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
-    server.misbehave('api', *[status(503)] * 4)
+    server.misbehave('api', *[status(503)] * 12)
     assert fetch_weights(PRETRAINED, tmp_path, endpoint=server.endpoint) == path
     assert 'its hash could not be compared' in capsys.readouterr().out
     another = path.with_name('another_torchscript.pt2')
     another.touch()
-    with pytest.raises(hub.HubUnreachable):  # which of the two it is, nobody knows
+    with pytest.raises(Unreachable):  # which of the two it is, nobody knows
         fetch_weights(PRETRAINED, tmp_path, endpoint=server.endpoint)
     another.unlink()
     path.write_bytes(archive[:-100])
     with pytest.raises(InputError, match=r'not hold sapiens_0\.3b pre-trained'):
         fetch_weights(PRETRAINED, tmp_path, endpoint=server.endpoint)
     path.unlink()
-    with pytest.raises(hub.HubUnreachable):
+    with pytest.raises(Unreachable):
         fetch_weights(PRETRAINED, tmp_path, endpoint=server.endpoint)
 
 
@@ -243,11 +242,11 @@ def test_person_detections(server, tmp_path, capsys):
     path = fetch_person_detections(tmp_path, endpoint=server.endpoint)
     assert path == tmp_path / 'person_detection_results' / BOXES
     assert path.read_bytes() == content
-    server.misbehave('api', status(503))
+    server.misbehave('api', *[status(503)] * 3)
     assert fetch_person_detections(tmp_path, endpoint=server.endpoint) == path
     assert 'could not be compared' in capsys.readouterr().out
-    server.misbehave('api', status(503))
-    with pytest.raises(hub.HubUnreachable):
+    server.misbehave('api', *[status(503)] * 3)
+    with pytest.raises(Unreachable):
         fetch_person_detections(tmp_path / 'new', endpoint=server.endpoint)
     server.commit(POSE_REPOSITORY, {'README.md': b''})
     with pytest.raises(InputError, match=r'person detections: there is README\.md'):

@@ -40,5 +40,5 @@ def test_what_cannot_be_is_named_with_its_place(setting):
 
 
 def test_a_setting_alone_has_no_place():
-    with pytest.raises(InputError, match='^precision=8 is not one of auto, float32'):
+    with pytest.raises(InputError, match=r'^precision=8 is not one of auto, float32'):
         check_choice('precision', 8)

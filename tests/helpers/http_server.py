@@ -4,6 +4,7 @@ import hashlib
 import random
 import re
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -140,6 +141,7 @@ class CocoServer:
         self._files: dict[str, tuple[bytes, str]] = {}
         self._faults: list[Fault] = []
         self._at_once = 0
+        self._scheme = 'http'
         self._lock = threading.RLock()
         self._server = _Server(('127.0.0.1', 0), _Handler)
         self._server.owner = self
@@ -165,7 +167,12 @@ class CocoServer:
     def url(self) -> str:
         """Where it is, with a slash at the end."""
         host, port = self._server.server_address[:2]
-        return f'http://{host}:{port}/'
+        return f'{self._scheme}://{host}:{port}/'
+
+    def encrypt(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._scheme = 'https'
 
     def misbehave(self, *faults: Fault) -> None:
         """Let requests fail; of several faults that fit, the first is due first."""

@@ -122,6 +122,8 @@ def open_repository(repo_id: str, *, endpoint: str | None = None) -> Repository:
         info = json.loads(answer)
         commit = info['sha']
         files = tuple(_listed(repo_id, commit, one) for one in info['siblings'])
+        if not commit or not all(file.digest for file in files):
+            raise ValueError('no hash')
         card = info.get('cardData') or {}
         link = card.get('license_link')
         licence = card.get('license_name') or card.get('license')

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +19,10 @@ import urllib3
 from sapiens_plugin.errors import InputError
 
 BLOCK = 256 * 1024  # bytes read at once
+_PIECE = 32 * 1024  # bytes of an answer read at once, so much a reset costs at most
 _FIRST_ATTEMPTS = 4  # to reach a server that has not answered yet
 _SELDOM = 5.0  # s between two lines about waiting, whatever all the threads wait for
 _CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
-_NO_ADDRESS = (
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-)
 _MISSING = {401, 403, 404, 410}
 _WAITABLE = {408, 425, 429, 500, 502, 503, 504}
 
@@ -58,18 +55,12 @@ class Patience:
     longest_wait: float = 300.0
     silence: float = 60.0
 
-    def wait_for(self, failures: int, retry_after: float | None) -> float:
-        """Return the seconds to wait after so many failures in a row."""
-        if retry_after is None:
-            retry_after = self.first_wait * 2 ** (failures - 1)
-        return min(retry_after, self.longest_wait)
-
 
 class Connections:
     """HTTP connections, kept open, one session a thread.
 
-    Proxies and certificates are those of the environment, as `requests` reads them;
-    ``SSL_CERT_FILE`` is honoured, too.
+    Proxies and certificates are those of the environment, as `requests` reads them,
+    and the certificates of the system or of ``SSL_CERT_FILE``.
 
     Args:
         patience: How long to put up with a server.
@@ -118,7 +109,7 @@ class Connections:
         """Ask for a file or a part of it; the body is left to be read."""
         if not hasattr(self._sessions, 'session'):
             self._sessions.session = requests.Session()
-            self._sessions.session.verify = os.environ.get('SSL_CERT_FILE') or True
+            self._sessions.session.mount('https://', _SystemCertificates())
         headers = {'Accept-Encoding': 'identity'}
         if byte_range is not None:
             headers['Range'] = f'bytes={byte_range}'
@@ -129,6 +120,18 @@ class Connections:
             stream=True,
             timeout=self.patience.silence,
         )
+
+
+class _SystemCertificates(requests.adapters.HTTPAdapter):
+    """Trusts also what the system trusts, such as the certificate of a proxy."""
+
+    def init_poolmanager(self, *args, **options):
+        context = ssl.create_default_context()
+        super().init_poolmanager(*args, ssl_context=context, **options)
+
+    def proxy_manager_for(self, proxy, **options):
+        context = ssl.create_default_context()
+        return super().proxy_manager_for(proxy, ssl_context=context, **options)
 
 
 class _TryAgain(Exception):
@@ -173,7 +176,7 @@ class Address:
         """Give an answer that brings the file or a part of it, and close it."""
         try:
             response = self.connections.get(self.url, byte_range)
-        except _NO_ADDRESS as error:
+        except ValueError as error:  # InvalidURL, InvalidSchema, MissingSchema
             raise SourceError(f'{self.url} is no address: {error}.') from None
         except requests.exceptions.SSLError as error:
             raise Unreachable(
@@ -197,11 +200,6 @@ class Address:
 
     def _check_status(self, response: requests.Response) -> None:
         status = response.status_code
-        if status in _MISSING:
-            raise SourceError(
-                f'{self.url} is not to be had: the server says {status} '
-                f'{response.reason}.'
-            )
         if status == 407:
             raise Unreachable(
                 f'{self.url} is kept back by a proxy that wants a name and a password. '
@@ -215,8 +213,10 @@ class Address:
         if status in (412, 416):
             raise self._changed()
         if status not in (200, 206):
-            raise Unreachable(
-                f'{self.url} was answered with {status} {response.reason}.'
+            kind = SourceError if status in _MISSING else Unreachable
+            raise kind(
+                f'{self.url} is not to be had: the server says {status} '
+                f'{response.reason}.'
             )
         if response.headers.get('Content-Type', '').startswith('text/html'):
             raise SourceError(
@@ -251,7 +251,10 @@ class Address:
                 f'{self.url} cannot be read: {error} ({failures} attempts '
                 'in a row). What has arrived is kept; run the command again to go on.'
             )
-        seconds = patience.wait_for(failures, error.retry_after)
+        seconds = error.retry_after
+        if seconds is None:
+            seconds = patience.first_wait * 2 ** (failures - 1)
+        seconds = min(seconds, patience.longest_wait)
         self.connections.wait(seconds, f'{self.url}: {error}')
 
 
@@ -318,8 +321,7 @@ class RemoteFile(Address):
             if begin != start and (begin or self.has_ranges):
                 raise _TryAgain(f'the server sent byte {begin} for byte {start}')
             before, left = start - begin, end - start
-            # What is there, and no whole block, which a cut would take away.
-            while block := response.raw.read1(BLOCK, decode_content=False):
+            for block in response.raw.stream(_PIECE, decode_content=False):
                 wanted = block[before : before + left]
                 before = max(0, before - len(block))
                 left -= len(wanted)

@@ -341,7 +341,7 @@ def test_an_endless_answer_does_not_fill_the_disk(get, server, tmp_path):
         ('api', status(403), SourceError, 'some-model.* says 403.*not for this user'),
         ('api', status(404), SourceError, 'some-model.* says 404.*look for it on'),
         ('api', status(500), Unreachable, 'says 500'),
-        ('api', status(520), Unreachable, 'answered with 520'),
+        ('api', status(520), Unreachable, 'server says 520'),
         ('api', status(429), Unreachable, 'says 429.*HF_TOKEN'),
         ('api', other(PAGE, kind='text/html'), SourceError, 'a web page'),
         ('api', other(b'[]', kind='application/json'), InputError, 'did not answer as'),
@@ -404,12 +404,17 @@ def test_nobody_waits_for_an_hour(get, server, pauses):
     assert pauses == [300, 10, 10]
 
 
-def test_a_mirror_without_hashes_is_refused(server):
-    def bare(handler, content, start):
-        listed = b'{"id": "a/b", "sha": "abc", "siblings": [{"rfilename": "x"}]}'
-        handler.answer(200, listed)
-
-    server.misbehave('api', bare)
+@pytest.mark.parametrize(
+    'listed',
+    [
+        b'{"sha": "abc", "siblings": [{"rfilename": "x"}]}',
+        b'{"sha": "abc", "siblings": [{"rfilename": "x", "size": 1, "blobId": null}]}',
+        b'{"sha": "a", "siblings": [{"rfilename": "x", "size": null, "blobId": "a"}]}',
+        b'{"sha": null, "siblings": []}',
+    ],
+)
+def test_a_mirror_without_hashes_is_refused(server, listed):
+    server.misbehave('api', other(listed, kind='application/json'))
     with pytest.raises(InputError, match='no sizes and hashes'):
         open_repository(REPO, endpoint=server.endpoint)
 

@@ -1,4 +1,7 @@
 import random
+import shutil
+import ssl
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -13,6 +16,7 @@ from sapiens_plugin.workbench.download.transfer import (
     Patience,
     RemoteFile,
     Stopped,
+    Unreachable,
     download,
 )
 
@@ -130,7 +134,7 @@ def test_patience_ends(server):
     [
         (Fault('status', status=404), 'server says 404 Not Found'),
         (Fault('status', status=403), 'server says 403'),
-        (Fault('status', status=418), 'answered with 418'),
+        (Fault('status', status=418), 'server says 418'),
         (Fault('html'), 'web page: a login'),
         (Fault('redirect'), 'web page|404'),
         (Fault('status', status=416), 'changed on the server'),
@@ -346,14 +350,30 @@ def test_answers_that_keep_ending_early_end_the_patience(server):
         read(file, 0, len(DATA))
 
 
-@pytest.mark.parametrize('name', ['SSL_CERT_FILE', 'REQUESTS_CA_BUNDLE'])
-def test_certificates_that_are_not_there_are_said_at_once(server, monkeypatch, name):
-    for other in ('SSL_CERT_FILE', 'REQUESTS_CA_BUNDLE', 'CURL_CA_BUNDLE'):
-        monkeypatch.delenv(other, raising=False)
-    monkeypatch.setenv(name, 'nowhere.pem')
+def test_certificates_that_are_not_there_are_said_at_once(server, monkeypatch):
+    monkeypatch.setenv('REQUESTS_CA_BUNDLE', 'nowhere.pem')
     url = server.url.replace('http:', 'https:') + 'file.bin'
     with pytest.raises(InputError, match=r'cannot be asked.*nowhere.pem'):
         RemoteFile(url, connections=Connections(patience=Patience()))
+
+
+@pytest.mark.skipif(shutil.which('openssl') is None, reason='makes a certificate')
+def test_a_certificate_that_the_system_knows_is_trusted(tmp_path, monkeypatch):
+    for name in ('REQUESTS_CA_BUNDLE', 'CURL_CA_BUNDLE', 'SSL_CERT_FILE'):
+        monkeypatch.delenv(name, raising=False)
+    key, certificate = tmp_path / 'key.pem', tmp_path / 'certificate.pem'
+    make = 'openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost'
+    command = [*make.split(), '-addext', 'subjectAltName=IP:127.0.0.1']
+    files = ['-keyout', key, '-out', certificate]
+    subprocess.run([*command, *files], check=True, capture_output=True, timeout=60)
+    with CocoServer({'file.bin': DATA}) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.encrypt(context)
+        with pytest.raises(Unreachable, match=r'asked safely.*SSL_CERT_FILE'):
+            remote(server)
+        monkeypatch.setenv('SSL_CERT_FILE', str(certificate))
+        assert read(remote(server), 0, len(DATA)) == DATA
 
 
 def test_a_proxy_that_wants_a_password_is_said_at_once(server):

@@ -5,7 +5,6 @@ Registers nothing; importing it imports the MM packages.
 
 import contextlib
 import io
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -21,6 +20,7 @@ from sapiens_plugin.core.coco.annotations import keypoint_images
 from sapiens_plugin.core.coco.layout import DETECTIONS, TRAIN, VAL
 from sapiens_plugin.core.streaming.memory import Step
 from sapiens_plugin.core.utils.home import expand_texts
+from sapiens_plugin.core.utils.json_file import load_json
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.config_files import (
     check_config_name,
@@ -219,13 +219,7 @@ def _without_steps(dataset: Mapping) -> dict:
 
 
 def _count_boxes(path: str) -> int:
-    try:
-        boxes = json.loads(Path(path).read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise InputError(
-            f'The file of person detections {path} is not JSON: {error}. Fetch it with '
-            '`python3 tools/download_coco.py`.'
-        ) from error
+    boxes = load_json(path)
     if not boxes:
         raise InputError(f'The file of person detections {path} holds no boxes.')
     return len(boxes)

@@ -9,6 +9,7 @@ from sapiens_plugin.core.streaming.memory import (
     host_memory,
     narrower_setting,
 )
+from sapiens_plugin.core.utils.amounts import size
 from sapiens_plugin.core.utils.unforked import set_forked
 from sapiens_plugin.engine.utils.start import Start
 from sapiens_plugin.engine.utils.unwrap import unwrap
@@ -18,7 +19,6 @@ from sapiens_plugin.registry import HOOKS
 from .optim_wrapper import StreamedOptimWrapper
 from .pose_estimator import StreamedTopdownPoseEstimator
 
-_GIB = 2**30
 # Where a checkpoint's meta keeps what the model has decided.
 _DECISIONS = 'streaming'
 
@@ -137,7 +137,6 @@ class StreamingHook(Hook):
                 'layers (model.backbone.frozen_stages) or a smaller model.'
             )
         raise InputError(
-            f'Training needs {need.total / _GIB:.1f} GiB of host memory beside the '
-            f'program itself: {need}. Of that, {free / _GIB:.1f} GiB can be had. '
-            f'{way_out}'
+            f'Training needs {size(need.total)} of host memory beside the program '
+            f'itself: {need}. Of that, {size(free)} can be had. {way_out}'
         )

@@ -19,7 +19,7 @@ import urllib3
 from sapiens_plugin.errors import InputError
 
 BLOCK = 256 * 1024  # bytes read at once
-_PIECE = 32 * 1024  # bytes of an answer read at once, so much a reset costs at most
+_PIECE = 32 * 1024  # bytes read at once where a cut loses what is not whole
 _FIRST_ATTEMPTS = 4  # to reach a server that has not answered yet
 _SELDOM = 5.0  # s between two lines about waiting, whatever all the threads wait for
 _CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
@@ -287,8 +287,8 @@ class RemoteFile(Address):
         text = f'{self.url} {self.size} {self.etag}'
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def stream(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from ``start`` to before ``end``, in blocks.
+    def stream(self, start: int, end: int, *, block: int = BLOCK) -> Iterator[bytes]:
+        """Yield the bytes from ``start`` to before ``end``, in blocks of a size.
 
         After a cut the next attempt goes on behind the last byte that came. A server
         without ranges sends those before it once more.
@@ -300,16 +300,16 @@ class RemoteFile(Address):
         failures = 0
         while start < end:
             try:
-                for block in self._part(start, end):
-                    yield block
-                    start += len(block)
+                for piece in self._part(start, end, block):
+                    yield piece
+                    start += len(piece)
                     failures = 0
                     self.connections.check_running()
             except _TryAgain as error:
                 failures += 1
                 self._wait(failures, error)
 
-    def _part(self, start: int, end: int) -> Iterator[bytes]:
+    def _part(self, start: int, end: int, block: int) -> Iterator[bytes]:
         """Yield what one answer brings of the bytes from ``start`` to ``end``."""
         with self._ask(f'{start}-{end - 1}') as response:
             begin, size = _place(response)
@@ -321,9 +321,9 @@ class RemoteFile(Address):
             if begin != start and (begin or self.has_ranges):
                 raise _TryAgain(f'the server sent byte {begin} for byte {start}')
             before, left = start - begin, end - start
-            for block in response.raw.stream(_PIECE, decode_content=False):
-                wanted = block[before : before + left]
-                before = max(0, before - len(block))
+            for piece in response.raw.stream(block, decode_content=False):
+                wanted = piece[before : before + left]
+                before = max(0, before - len(piece))
                 left -= len(wanted)
                 if wanted:
                     yield wanted
@@ -363,7 +363,7 @@ def download(
     with open(path, 'r+b' if there else 'wb') as file:
         file.truncate(start)
         file.seek(start)
-        for block in remote.stream(start, remote.size):
+        for block in remote.stream(start, remote.size, block=_PIECE):
             file.write(block)
             on_bytes(len(block))
         file.flush()

@@ -186,7 +186,7 @@ def shrink(cfg: Config, args: argparse.Namespace, folder: Path) -> None:
     # The second phase takes more.
     cfg.default_hooks.phase_switch.warmup_epochs = 0
     cfg.custom_imports.imports.append('host_memory')
-    cfg.custom_hooks.append(dict(type='StageNote', path=str(folder / 'stage')))
+    cfg.custom_hooks = [dict(type='StageNote', path=str(folder / 'stage'))]
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']
         name = 'train' if split == 'train' else 'val'

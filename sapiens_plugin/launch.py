@@ -243,7 +243,8 @@ def _check_dataset(dataset: Mapping) -> None:
     if 'ann_file' not in dataset:
         return  # a wrapper of other data sets: ImageCheckHook looks into it
     way_out = (
-        'Put the data there, or set data_root (for COCO: COCO_ROOT) to where it is; '
+        'Put the data there, or say where they are (COCO: COCO_ROOT; else on_data() of '
+        'sapiens_plugin.recipe, or data_root of the data sets); '
         '`python3 tools/download_coco.py` brings COCO.'
     )
     root = Path(os.path.normpath(dataset.get('data_root') or '.'))

@@ -13,13 +13,13 @@ merged into it. Each sees what those before it have changed. Imports no MM packa
 
 import runpy
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from sapiens_plugin.core.vit.architectures import ARCHITECTURES
+from sapiens_plugin.core.vit.architectures import ARCHITECTURES, get_architecture
 from sapiens_plugin.core.vit.model import patch_grid
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.job.reader import (
+    check_hook_name,
     find_hook,
     is_named,
     is_streamed,
@@ -58,9 +58,17 @@ def recipe(base: Mapping, *wishes: Wish) -> dict:
     before, cfg = _plain(base), _plain(base)
     for wish in wishes:
         if isinstance(wish, Mapping):
+            for name, hook in (wish.get('default_hooks') or {}).items():
+                if not (isinstance(hook, Mapping) and 'type' in hook):
+                    check_hook_name(name, cfg['default_hooks'])
             _merge(wish, cfg, 'recipe')
-        else:
+        elif callable(wish):
             wish(cfg)
+        else:
+            raise InputError(
+                f'recipe(…): {wish!r} is no wish, but one such as resized(320, 240), '
+                'or a dict.'
+            )
     return {
         key: value | {'_delete_': True}
         if isinstance(value, dict) and key in before
@@ -80,14 +88,19 @@ def sapiens(size: str) -> Wish:
     if name not in ARCHITECTURES:
         sizes = ', '.join(each.removeprefix('sapiens_') for each in ARCHITECTURES)
         raise InputError(f'sapiens({size!r}) is none of the published sizes: {sizes}.')
+    arch = ARCHITECTURES[name]
 
     def change(cfg: dict) -> None:
         backbone, head = cfg['model']['backbone'], cfg['model']['head']
+        # As many of the last layers train as before.
+        if (frozen := backbone.get('frozen_stages', -1)) > 0:
+            trained = get_architecture(backbone['arch']).num_layers - frozen
+            backbone['frozen_stages'] = max(arch.num_layers - trained, 0) or -1
         backbone['arch'] = name
-        head['in_channels'] = ARCHITECTURES[name].embed_dims
+        head['in_channels'] = arch.embed_dims
         if init_cfg := backbone.get('init_cfg'):
-            folder = Path(init_cfg['checkpoint']).parent.parent
-            init_cfg['checkpoint'] = (folder / name / PRETRAINED[name]).as_posix()
+            folders = init_cfg['checkpoint'].replace('\\', '/').split('/')[:-2]
+            init_cfg['checkpoint'] = '/'.join([*folders, name, PRETRAINED[name]])
 
     return change
 
@@ -124,7 +137,7 @@ def resized(height: int, width: int, *, sigma: float | None = None) -> Wish:
                     )
                 )
             if isinstance(found.get('sigma'), int | float):
-                found['sigma'] = sigma or usual
+                found['sigma'] = usual if sigma is None else sigma
 
     return change
 
@@ -154,14 +167,19 @@ def two_phases(
     def change(cfg: dict) -> None:
         schedulers = _schedulers(cfg)
         warmups = [each for each in schedulers if is_named(each['type'], 'WarmupLR')]
-        old = warmups[0] if warmups else {}
+        rise = dict(optimizer_steps=500, start_factor=1e-3)
+        given = dict(optimizer_steps=optimizer_steps, start_factor=start_factor)
+        for name in rise:
+            if given[name] is not None:
+                rise[name] = given[name]
+            elif warmups:
+                rise[name] = warmups[0].get(name, rise[name])
         cfg['param_scheduler'] = [
             *(
                 dict(
                     type='sapiens_plugin.WarmupLR',
                     begin=begin,
-                    optimizer_steps=optimizer_steps or old.get('optimizer_steps', 500),
-                    start_factor=start_factor or old.get('start_factor', 1e-3),
+                    **rise,
                     convert_to_iter_based=True,
                 )
                 for begin in sorted({0, warmup_epochs})
@@ -197,7 +215,12 @@ def epochs(max_epochs: int, *, warmup_epochs: int | None = None) -> Wish:
 
     def change(cfg: dict) -> None:
         hook = find_hook(cfg, 'PhaseSwitchHook') or {}
-        old_max = cfg['train_cfg']['max_epochs']
+        old_max = cfg['train_cfg'].get('max_epochs')
+        if old_max is None:
+            raise InputError(
+                f'epochs({max_epochs}): the config has no epochs yet. '
+                'two_phases(warmup_epochs=…, max_epochs=…) gives it a schedule.'
+            )
         old_warmup = hook.get('warmup_epochs', 10) if hook else 0
         warmup = old_warmup if warmup_epochs is None else warmup_epochs
         _check_epochs('epochs', warmup, max_epochs)
@@ -216,7 +239,11 @@ def epochs(max_epochs: int, *, warmup_epochs: int | None = None) -> Wish:
         found = []
         for each in _schedulers(cfg):
             if each.get('by_epoch', True):
-                for key in ('begin', 'end', 'T_max'):
+                begin = each.get('begin', 0)
+                for key in ('T_max', 'step_size'):  # lengths, the others are places
+                    if isinstance(each.get(key), int):
+                        each[key] = moved(begin + each[key]) - moved(begin)
+                for key in ('begin', 'end'):
                     if isinstance(each.get(key), int):
                         each[key] = moved(each[key])
                 if 'milestones' in each:
@@ -260,7 +287,11 @@ def on_data(
     count = None if keypoints is None else _count_keypoints(keypoints)
     files = dict(train=train, val=val, test=test or val)
     folders = dict.fromkeys(files, images) if isinstance(images, str) else images
-    folders = dict(test=folders.get('val')) | dict(folders)
+    if not {'train', 'val'} <= folders.keys():
+        raise InputError(
+            f'on_data(images={images!r}) needs a folder of train and of val.'
+        )
+    folders = dict(test=folders['val']) | dict(folders)
 
     def change(cfg: dict) -> None:
         cfg['data_root'] = root
@@ -395,7 +426,7 @@ def _schedulers(cfg: Mapping) -> list[dict]:
 def _count_keypoints(path: str) -> int:
     try:
         return len(runpy.run_path(path)['dataset_info']['keypoint_info'])
-    except (OSError, SyntaxError, LookupError, TypeError) as error:
+    except (OSError, SyntaxError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f'on_data(keypoints={path!r}) should name a file with dataset_info=dict('
             f'keypoint_info=…), as in docs/own_data.md: {type(error).__name__}: '

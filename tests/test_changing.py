@@ -47,7 +47,9 @@ EXPECTED = {
     ),
     'a validation every 5 epochs': 'cfg.train_cfg.val_interval == 5',
     'start from a whole pose model': '(cfg.load_from or "").endswith("epoch_9.pth")',
-    'an average of the weights (not for streamed jobs)': 'len(cfg.custom_hooks) == 1',
+    'an average of the weights (not for streamed jobs)': (
+        'len(cfg.get("custom_hooks", [])) == 1'
+    ),
     'one image at a time (streamed)': 'cfg.model.micro_batch == 1',
     'a checkpoint every 10 minutes': (
         'cfg.default_hooks.checkpoint.interval_minutes == 10'

@@ -35,7 +35,7 @@ def test_each_begins_with_the_command_that_runs_it(path):
 
 
 def test_every_hook_of_ours_is_named_with_its_priority(cfg):
-    assert not cfg.custom_hooks
+    assert 'custom_hooks' not in cfg
     for hook in cfg.default_hooks.values():
         if hook.type.startswith('sapiens_plugin.'):
             stated = get_priority(hook.priority)

@@ -44,7 +44,7 @@ class Leave(Hook):
 def job(demo_config, tmp_path) -> Path:
     (tmp_path / 'rank_dump.py').write_text(RANK_DUMP, encoding='utf-8')
     demo_config.custom_imports.imports.append('rank_dump')
-    demo_config.custom_hooks.append(dict(type='mmengine.RankDump'))
+    demo_config.custom_hooks = [dict(type='mmengine.RankDump')]
     demo_config.visualizer.vis_backends.append(
         dict(type='sapiens_plugin.CsvVisBackend')
     )

@@ -36,7 +36,7 @@ WISHES = {
         RandomHalfBody=None, RandomFlip=dict(direction='vertical')
     ),
     'dict': dict(
-        model=dict(backbone=dict(frozen_stages=3)),
+        model=dict(backbone=dict(drop_path_rate=0.3)),
         optim_wrapper=dict(clip_grad=dict(_delete_=True, max_norm=2.0)),
         default_hooks=dict(pictures=None),
     ),
@@ -133,6 +133,9 @@ def test_weights_lie_beside_those_of_the_config(base):
         checkpoint = change(base, sapiens(size)).model.backbone.init_cfg.checkpoint
         file = PRETRAINED[f'sapiens_{size}']
         assert checkpoint.endswith(f'data/pretrained/sapiens_{size}/{file}')
+    for frozen, size, now in ((24, '0.3b', 8), (8, '0.3b', -1), (24, '2b', 32)):
+        held = dict(model=dict(backbone=dict(frozen_stages=frozen)))
+        assert change(base, held, sapiens(size)).model.backbone.frozen_stages == now
     random_weights = dict(model=dict(backbone=dict(init_cfg=None)))
     assert change(base, random_weights, sapiens('2b')).model.backbone.init_cfg is None
 
@@ -225,6 +228,7 @@ def test_steps_are_changed_by_name(base):
         (lambda: epochs(5), r'warmup_epochs=10 of them'),
         (lambda: training_steps(Blur=None), r'Blur=….*RandomBlur'),
         (lambda: on_data(**OWN, keypoints='/no.py'), r'/no\.py.*FileNotFoundError'),
+        (lambda: on_data(**OWN | dict(images=dict(val='b/'))), r'train and of val'),
         (lambda: dict(train_cfg=dict(max_epochs=dict())), r'train_cfg: max_epochs'),
     ],
 )
@@ -240,6 +244,9 @@ def test_wishes_that_do_not_go_with_the_config(base):
     one_phase = dict(default_hooks=dict(phase_switch=None))
     with pytest.raises(InputError, match='this job has one phase'):
         recipe(base, one_phase, epochs(50, warmup_epochs=3))
+    without = dict(train_cfg=dict(_delete_=True, type='X'))
+    with pytest.raises(InputError, match=r'epochs\(50\): the config has no epochs yet'):
+        recipe(base, without, epochs(50))
     several = dict(dataset=dict(_delete_=True, type='CombinedDataset', datasets=[]))
     with pytest.raises(InputError, match=r'train_dataloader\.dataset is a CombinedDat'):
         recipe(base, dict(train_dataloader=several), on_data(**OWN))
@@ -270,3 +277,35 @@ def test_a_config_elsewhere_dumped_and_reloaded(tmp_path):
     other.write_text("_base_ = 'mine.py'\nwork_dir = 'w'\n", encoding='utf-8')
     assert load_config(other).codec.input_size == (240, 320)
     assert Path(load_config(other).filename) == other
+
+
+def test_lengths_of_schedules_stay_lengths(base):
+    cosine = dict(type='CosineAnnealingLR', begin=10, end=110, T_max=100)
+    steps = dict(type='StepLR', begin=10, end=110, step_size=20)
+    counted = dict(type='LinearLR', by_epoch=False, begin=0, end=500)
+    schedule = dict(param_scheduler=[cosine, steps, counted])
+    cosine, steps, linear = change(base, schedule, epochs(20)).param_scheduler
+    assert (cosine.begin, cosine.end, cosine.T_max) == (10, 20, 10)
+    assert (steps.begin, steps.end, steps.step_size) == (10, 20, 2)
+    assert linear == counted
+    alone = dict(param_scheduler=dict(counted, _delete_=True))
+    one = change(base, alone, epochs(20)).param_scheduler
+    assert one == [counted]
+
+
+def test_what_is_left_out_is_as_usual(base):
+    assert change(base, two_phases()).to_dict() == Config(base).to_dict()
+    cfg = change(base, resized(384, 288))
+    assert isinstance(cfg.codec.sigma, int)
+    assert change(base, on_data(**OWN)).data_root == '/own'
+    folders = dict(train='a/', val='b/', test='c/')
+    cfg = change(base, on_data(**OWN | dict(images=folders)))
+    assert cfg.test_dataloader.dataset.data_prefix.img == 'c/'
+    small = dict(val_dataloader=dict(batch_size=3))
+    assert change(base, small, streamed()).val_dataloader.batch_size == 3
+    no_weights = dict(model=dict(backbone=dict(_delete_=True, arch='sapiens_1b')))
+    assert 'init_cfg' not in change(base, no_weights, sapiens('2b')).model.backbone
+    address = dict(type='Pretrained', checkpoint='https://host/all/a/b.pt2')
+    cfg = change(base, dict(model=dict(backbone=dict(init_cfg=address))), sapiens('2b'))
+    checkpoint = f'https://host/all/sapiens_2b/{PRETRAINED["sapiens_2b"]}'
+    assert cfg.model.backbone.init_cfg.checkpoint == checkpoint

@@ -57,7 +57,7 @@ default_hooks = dict(
         type='sapiens_plugin.FlipTestHook', priority='NORMAL', val=False, test=True
     ),
 )
-custom_hooks = []  # MMEngine's, or your own
+# MMEngine's hooks, and your own, go into custom_hooks.
 # Resumes at the next batch. The job says max_epochs.
 train_cfg = dict(type='sapiens_plugin.ResumableTrainLoop', val_interval=1)
 

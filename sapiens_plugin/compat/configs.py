@@ -5,7 +5,7 @@ from typing import Any
 
 from sapiens_plugin.core.utils.home import expand_texts
 from sapiens_plugin.errors import InputError
-from sapiens_plugin.workbench.job.reader import repeated_hooks
+from sapiens_plugin.workbench.job.reader import hook_faults
 
 
 @cache
@@ -84,7 +84,7 @@ def let_none_turn_hooks_off() -> None:
     def register_some(
         self: Runner, default_hooks: Any = None, custom_hooks: Any = None
     ) -> None:
-        for fault in repeated_hooks(
+        for fault in hook_faults(
             dict(default_hooks=default_hooks, custom_hooks=custom_hooks)
         ):
             raise InputError(fault)

@@ -18,11 +18,11 @@ from sapiens_plugin.core.weight_files.checkpoint import open_weights
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.workbench.job.reader import (
     find_hook,
+    hook_faults,
     is_named,
     is_streamed,
     read_head,
     read_parts,
-    repeated_hooks,
 )
 
 from .evaluation import (
@@ -60,7 +60,7 @@ def disagreements(cfg: Config, *splits: str) -> Iterator[str]:
     """
     init_default_scope('mmpose')
     yield from _model(cfg.model)
-    yield from repeated_hooks(cfg)
+    yield from hook_faults(cfg)
     if 'train' in splits and is_streamed(cfg.model):
         yield from _streaming(cfg)
     orders: dict[tuple[str, ...], str] = {}  # of keypoints that are not converted
@@ -103,8 +103,7 @@ def _model(model: Mapping) -> Iterator[str]:
         decoder.get('input_size'),
         'model.backbone.img_size (height, width)',
         (width, height),
-        '(In the shipped configs, codec at the top has input_size and heatmap_size for '
-        'head and crops.)',
+        'resized(height, width) of sapiens_plugin.recipe changes all of them.',
     )
     if model.get('neck'):
         return
@@ -268,7 +267,8 @@ def _keypoints(
         count,
         ''
         if 'metainfo' in part
-        else f'(That of {part["type"]}; data of its own keypoints needs a metainfo.)',
+        else f'(That of {part["type"]}; data of its own keypoints '
+        'needs a metainfo: on_data(keypoints=…).)',
     )
 
 

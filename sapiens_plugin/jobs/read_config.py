@@ -29,7 +29,12 @@ from sapiens_plugin.workbench.config_files import (
     unreadable,
 )
 from sapiens_plugin.workbench.job.job import Job, Persons
-from sapiens_plugin.workbench.job.reader import is_named, read_job
+from sapiens_plugin.workbench.job.reader import (
+    check_hook_name,
+    get,
+    is_named,
+    read_job,
+)
 
 from .schedule import schedule_notes
 
@@ -47,18 +52,26 @@ def load_config(path: str | Path, options: Mapping | None = None) -> Config:
         InputError: It is not there, is no config, or the options do not go with it.
     """
     check_config_name(path)
-    check_config_text(path)
     mend_coco_root()
     try:
+        check_config_text(path)
         # MMEngine prints which variables it put in, where others want JSON.
         with contextlib.redirect_stdout(io.StringIO()):
             cfg = Config.fromfile(path)
-    except InputError as error:  # of a recipe
-        raise InputError(f'{path}: {error}') from error
+    except InputError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise InputError(f'{path}: {error}') from error  # of a recipe
     except _NO_CONFIG as error:
         raise unreadable(path, error) from error
     try:
+        for key in options or ():
+            match key.split('.'):
+                case ['default_hooks', name, *rest] if rest != ['type']:
+                    check_hook_name(name, cfg.get('default_hooks') or {})
         cfg.merge_from_dict(dict(options or {}))
+    except InputError:
+        raise
     except _NO_CONFIG as error:
         raise InputError(
             f'--cfg-options do not go with {path}: {type(error).__name__}: {error}'
@@ -132,19 +145,15 @@ def persons_in_tests(cfg: Config, validated: int) -> tuple[int, tuple[str, ...]]
         cfg: A config.
         validated: How many its validations look at.
     """
-    if not cfg.get('test_dataloader'):
-        return 0, ()
-    loaders = (cfg.get(f'{split}_dataloader') or {} for split in ('val', 'test'))
     val, test = (
-        # No bbox_file and one of None are the same.
-        {
-            key: value
-            for key, value in _without_steps(loader['dataset']).items()
-            if value
-        }
-        if loader
-        else {}
-        for loader in loaders
+        get(cfg, f'{split}_dataloader', 'dataset') or {} for split in ('val', 'test')
+    )
+    if not test:
+        return 0, ()
+    # No bbox_file and one of None are the same.
+    val, test = (
+        {key: value for key, value in _without_steps(dataset).items() if value}
+        for dataset in (val, test)
     )
     if val == test:
         return validated, ()

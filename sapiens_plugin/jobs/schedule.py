@@ -79,6 +79,14 @@ def _phase_notes(
             'these epochs the learning rate is meant for the other phase. Give both '
             'the same epoch.'
         )
+    again = {each.get('begin', 0) for each in filter(_is_warmup, schedulers)} - {0}
+    if not hook and again:
+        yield (
+            f'param_scheduler warms up again after epoch {min(again)}, and no '
+            'PhaseSwitchHook (default_hooks.phase_switch) begins a phase there.'
+        )
+    if (cfg.get('default_hooks') or {}).get('checkpoint', {}) is None:
+        yield 'Nothing will be saved: default_hooks.checkpoint is None.'
 
 
 def _is_warmup(scheduler: Mapping) -> bool:
@@ -107,7 +115,8 @@ def _warmup_notes(
             yield (
                 f'The warm-up {each["type"]} (param_scheduler, begin={begin}) takes '
                 f'{wanted} {unit}, and there are {there}: the learning rate never gets '
-                'to its full height. Make it shorter.'
+                'to its full height. Make it shorter, as with '
+                'two_phases(optimizer_steps=…).'
             )
 
 

@@ -79,7 +79,10 @@ def _wishes(cfg: Config, old: Job, job: Job) -> Iterator[tuple[str, list | dict]
         if changed := differing('micro_batch') | budget:
             yield 'streamed', changed
     rest = {}
-    if backbone := differing('frozen_stages', 'with_cp'):
+    backbone = differing('frozen_stages', 'with_cp')
+    if job.arch != old.arch and old.frozen_stages > 0:  # sapiens() has moved them
+        backbone['frozen_stages'] = job.frozen_stages
+    if backbone:
         rest['model'] = dict(backbone=backbone)
     if differing('batch', 'accumulation'):
         rest['train_dataloader'] = dict(batch_size=job.batch)

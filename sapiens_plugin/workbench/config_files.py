@@ -2,7 +2,7 @@
 
 import ast
 import os
-import sys
+import traceback
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -68,8 +68,8 @@ def check_config_text(path: str | Path) -> None:
     """Check what MMEngine would misread in a config and in its bases.
 
     It takes a config that imports a package above ``_base_`` for one of its lazy ones,
-    and does not see a ``_base_`` with an annotation. An assignment beside a recipe
-    replaces what the recipe has made.
+    and does not see a ``_base_`` with an annotation. What a recipe has made, a second
+    one or an assignment beside it replaces.
 
     Raises:
         InputError: It would; the message has the line. Or the text is no Python.
@@ -78,13 +78,13 @@ def check_config_text(path: str | Path) -> None:
     if path.suffix != '.py' or not path.is_file():
         return  # MMEngine names a base that is missing
     try:
-        body = ast.parse(path.read_text(encoding='utf-8')).body
+        tree = ast.parse(path.read_text(encoding='utf-8'))
     except (SyntaxError, ValueError) as error:
         raise unreadable(path, error) from error
-    imports, changes, recipes, bases = [], [], [], None
-    for node in body:
+    imports, bases = [], None
+    for node in tree.body:
         match node:
-            case ast.Import() | ast.ImportFrom(level=0):
+            case ast.Import() | ast.ImportFrom():
                 imports.append(node)
             case ast.Assign(targets=[ast.Name(id='_base_')], value=bases):
                 _check_above_base(path, imports)
@@ -93,20 +93,12 @@ def check_config_text(path: str | Path) -> None:
                     f'{path}, line {node.lineno}: MMEngine does not see a _base_ with '
                     "an annotation. Write _base_ = '…'."
                 )
-            case ast.Assign(targets=[ast.Name(id=name)]) if name in _OF_RECIPES:
-                changes.append((name, node.lineno))
-            case ast.Expr(value=ast.Call()) if 'recipe(' in ast.unparse(node):
-                recipes.append(node.lineno)
+    recipes = [node for node in imports if 'sapiens_plugin.recipe' in ast.unparse(node)]
     if bases is None:
-        _check_above_base(path, [each for each in imports if _is_recipe(each)])
+        _check_above_base(path, recipes)
         return
-    if recipes and changes:
-        name, line = changes[0]
-        raise InputError(
-            f'{path}, line {line}: {name} is assigned, and recipe() of line '
-            f'{recipes[0]} may give it as well: one would replace the other. Give it '
-            f'to recipe as its last wish, dict({name}=...).'
-        )
+    if recipes:
+        _check_recipe(path, tree)
     try:
         names = ast.literal_eval(bases)
     except ValueError:
@@ -118,23 +110,57 @@ def check_config_text(path: str | Path) -> None:
 
 def _check_above_base(path: Path, imports: list[ast.Import | ast.ImportFrom]) -> None:
     for node in imports:
-        module = getattr(node, 'module', None) or node.names[0].name
-        if module.partition('.')[0] not in sys.stdlib_module_names:
-            raise InputError(
-                f'{path}, line {node.lineno}: {module} is imported and no _base_ '
-                'stands above it, so that MMEngine takes this for a config of its '
-                "lazy kind. Begin with _base_ = '…', and import below."
-            )
+        raise InputError(
+            f'{path}, line {node.lineno}: no _base_ stands above '
+            f'`{ast.unparse(node)}`, so that MMEngine takes this for a config of its '
+            "lazy kind. Begin with _base_ = '…', and import below."
+        )
 
 
-def _is_recipe(node: ast.Import | ast.ImportFrom) -> bool:
-    return 'sapiens_plugin.recipe' in ast.unparse(node)
+def _check_recipe(path: Path, tree: ast.Module) -> None:
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith('recipe')
+    ]
+    updates = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Expr)
+        and ast.unparse(node).startswith('globals().update(')
+    ]
+    made = [each for update in updates for each in ast.walk(update) if each in calls]
+    if len(calls) != 1 or len(made) != 1:
+        line = (calls[-1:] or tree.body)[0].lineno
+        raise InputError(
+            f'{path}, line {line}: a config has one recipe, with all its wishes, in '
+            'globals().update(recipe(_base_, …)). A second one begins anew, and one '
+            'outside of globals().update changes nothing.'
+        )
+    given = {*_OF_RECIPES}
+    for wish in calls[0].args:
+        if isinstance(wish, ast.Call) and ast.unparse(wish.func) == 'dict':
+            given |= {keyword.arg for keyword in wish.keywords}
+    for node in tree.body:
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Name) and target.id in given:
+                raise InputError(
+                    f'{path}, line {node.lineno}: {target.id} is assigned, and '
+                    f'recipe() of line {calls[0].lineno} may give it as well: one '
+                    'would replace the other. Give it to recipe as its last wish, '
+                    f'dict({target.id}=...).'
+                )
 
 
 def unreadable(path: str | Path, error: Exception) -> InputError:
-    """Say that a config cannot be read, and why."""
+    """Say that a config cannot be read, where and why."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f'{f.filename}, line {f.lineno}' for f in frames if f.name == '<module>']
+    place = f' ({lines[-1]})' if lines else ''
     return InputError(
-        f'{path} cannot be read as a config: {type(error).__name__}: {error}'
+        f'{path} cannot be read as a config: {type(error).__name__}: {error}{place}. '
+        'docs/changing.md shows how wishes are written, and CHANGELOG.md what has to '
+        'change in a config that was written for older bases.'
     )
 
 

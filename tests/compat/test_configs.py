@@ -48,7 +48,7 @@ def test_none_turns_any_hook_off(demo_config):
         cfg.default_hooks[name] = None
         runner = Runner.__new__(Runner)
         runner._hooks = []
-        runner.register_hooks(cfg.default_hooks, cfg.custom_hooks)
+        runner.register_hooks(cfg.default_hooks)
         kinds = [hook.type for key, hook in cfg.default_hooks.items() if key != name]
         assert sorted(type(each).__name__ for each in runner.hooks) == sorted(
             ['RuntimeInfoHook', *(kind.rpartition('.')[2] for kind in kinds)]

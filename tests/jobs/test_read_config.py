@@ -19,6 +19,9 @@ from sapiens_plugin.jobs.read_config import (
     stage_measurer,
 )
 from sapiens_plugin.workbench.job.job import Checkpoints, Persons
+from sapiens_plugin.workbench.planning.cards import get_card
+from sapiens_plugin.workbench.planning.footprint import with_all_params
+from sapiens_plugin.workbench.planning.plan import make_plan
 
 SOME = Persons(train=1, val=1, test=1)
 
@@ -80,6 +83,9 @@ def test_other_jobs(repo):
         ({'train_cfg': None}, 'not a Sapiens training job'),
         ({'model.backbone.img_size': (100, 100)}, 'does not divide'),
         ({'train_dataloader.batch_size': 0}, 'train_dataloader.batch_size=0'),
+        ({'val_dataloader.batch_size': None}, 'val_dataloader.batch_size=None'),
+        ({'model.backbone.frozen_stages': 41}, 'frozen_stages=41 is not in -1 to 40'),
+        ({'model.backbone.frozen_stages': None}, 'frozen_stages=None is not in'),
         ({'train_cfg.max_epochs': 'all'}, "max_epochs='all'"),
         ({'model.mode': 'tight'}, "model.mode='tight'"),
         ({'model.precision': 'int4'}, "model.precision='int4'"),
@@ -239,6 +245,27 @@ def test_measuring_follows_the_job_and_not_the_config(repo):
     assert measured(warmup=True, frozen_stages=2).first_trainable == 5
     assert measured(img_size=(256, 192)).token_bytes == 4 * measured().token_bytes
     assert measured(batch=4).block.peak < measured().block.peak
+
+
+def test_other_parts_are_counted_as_they_are_built(demo_config):
+    width = demo_config.model.head.in_channels
+    neck = dict(type='ChannelMapper', in_channels=[width], out_channels=width,
+                kernel_size=3)  # fmt: skip
+    demo_config.model.neck = neck
+    job, measure = planned_job(demo_config, SOME), stage_measurer(demo_config)
+    step = measure(job, warmup=False, training=True, dtype=torch.float32)
+    extra = 9 * width**2 + 3 * width  # with its norm, or its bias
+    whole = with_all_params(job, step)
+    assert 0 < whole.num_params - job.num_params <= extra
+    assert whole.num_trained() - job.num_trained() == whole.other_params
+    assert with_all_params(whole, step) == whole
+    plan = make_plan(job, get_card('rtx3060'), measure)
+    assert plan.disk == whole.disk_use() != job.disk_use()
+
+
+def test_a_test_without_data_is_no_test(demo_config):
+    demo_config.test_dataloader = dict(batch_size=1)
+    assert persons_in_tests(demo_config, 7) == (0, ())
 
 
 def test_a_job_that_validates_nothing(repo):

@@ -131,6 +131,22 @@ def test_iterations_need_the_length_of_an_epoch():
     assert schedule_notes(cfg) == []
 
 
+def test_a_phase_that_no_hook_begins():
+    warm = dict(type='sapiens_plugin.WarmupLR', optimizer_steps=9)
+    schedulers = [warm, dict(warm, begin=10), cosine(100, begin=10)]
+    assert schedule_notes(job(100, *schedulers, warmup=10)) == []
+    (note,) = schedule_notes(job(100, *schedulers))
+    assert note.startswith('param_scheduler warms up again after epoch 10, and no Phas')
+
+
+def test_a_job_that_saves_nothing():
+    cfg = job(100, cosine(100))
+    cfg.default_hooks = dict(checkpoint=None)
+    assert schedule_notes(cfg) == [
+        'Nothing will be saved: default_hooks.checkpoint is None.'
+    ]
+
+
 @pytest.mark.parametrize('warmup', [1, 9, 11, 50])
 def test_a_phase_that_the_schedules_do_not_know(warmup):
     cfg = job(*(110, warmup_lr(0), warmup_lr(10), cosine(110, begin=10)), warmup=warmup)

@@ -31,7 +31,7 @@ def job(demo_config):
 @pytest.mark.parametrize(
     'change, complaint',
     [
-        (lambda cfg: cfg.custom_hooks.append(dict(type='EMAHook')), 'EMAHook'),
+        (lambda cfg: cfg.update(custom_hooks=[dict(type='EMAHook')]), 'EMAHook'),
         (lambda cfg: cfg.update(compile=True), 'compile=True'),
         (
             lambda cfg: cfg.update(activation_checkpointing=['backbone']),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from mmpose.registry import MODELS
 from mmpose.structures import PoseDataSample
@@ -440,6 +441,7 @@ def test_sync_batch_norm(monkeypatch):
 def test_another_backbone():
     from sapiens_plugin.streamed.pose_estimator import StreamedTopdownPoseEstimator
 
+    init_default_scope('mmpose')
     with pytest.raises(InputError, match='not ResNet'):
         StreamedTopdownPoseEstimator(
             backbone=dict(type='mmpose.ResNet', depth=18),

@@ -39,8 +39,8 @@ def patch_grid(height: int, width: int) -> tuple[int, int]:
     raise InputError(
         f'An input of {height}×{width} px (height×width) does not divide into '
         f'{PATCH_SIZE} px patches. The nearest sizes that do are '
-        f'{below[0]}×{below[1]} and {above[0]}×{above[1]}; set img_size and the '
-        "codec's input_size to one of them."
+        f'{below[0]}×{below[1]} and {above[0]}×{above[1]}: resized(height, '
+        'width) of sapiens_plugin.recipe sets one of them everywhere.'
     )
 
 

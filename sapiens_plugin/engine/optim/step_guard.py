@@ -102,6 +102,8 @@ class StepGuard:
             for start in range(0, len(names), micro_batch or len(names))
         ]
         guilty = (~losses.isfinite() | (losses > limit)).tolist()
+        if len(guilty) != len(parts):  # a model that updates in its own way
+            guilty = [False] * len(parts)
         print_log(
             f'{fault}; the step is skipped ({state["skipped_in_a_row"]} in a row, '
             f'{state["skipped"]} in all). Images: '
@@ -121,7 +123,7 @@ class StepGuard:
 def _images(parts: Sequence[list[str]], guilty: Sequence[bool]) -> list[str]:
     """Name the images of the guilty micro-batches of all processes, or else of all."""
     named, others = set(), set()
-    for names, is_guilty in zip(parts, guilty, strict=bool(parts)):
+    for names, is_guilty in zip(parts, guilty, strict=True):
         (named if is_guilty else others).update(names)
     gathered = all_gather_object((named, others))
     named = set().union(*(part for part, _ in gathered))

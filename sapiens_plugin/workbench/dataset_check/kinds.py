@@ -139,15 +139,15 @@ SKELETON = _warning(
 )
 KEYPOINT_COUNT = _note(
     'not 17 keypoints',
-    "The configs here are for COCO's 17. For this file set model.head.out_channels to "
-    'its number, and give each dataset a metainfo with its keypoint names, swaps '
-    '(left and right), skeleton and sigmas. With the 17 of COCO the job would stop.',
+    "The configs here are for COCO's 17, with which the job would stop. For this file "
+    'describe its keypoints (names, swaps of left and right, skeleton, sigmas) in a '
+    'file, and name that in on_data(keypoints=…): docs/own_data.md.',
 )
 KEYPOINT_NAMES = _note(
     'other keypoint names',
     "17 keypoints, but not COCO's names in COCO's order. The configs flip pictures by "
-    "COCO's pairs of left and right; give each dataset a metainfo of its own unless "
-    'the meaning is the same.',
+    "COCO's pairs of left and right; describe your own (docs/own_data.md) unless the "
+    'meaning is the same.',
 )
 
 # Images.

@@ -122,6 +122,7 @@ class Job:
         work_dir: Where checkpoints and logs go.
         other_dirs: More folders that it writes to.
         persons: How many persons the data has; None: not counted.
+        other_params: Those of a neck, or of another head, beyond what ``head`` says.
     """
 
     config: Path
@@ -154,6 +155,7 @@ class Job:
     work_dir: Path = Path('work_dirs')
     other_dirs: tuple[Path, ...] = ()
     persons: Persons | None = None
+    other_params: int = 0
 
     @property
     def name(self) -> str:
@@ -227,7 +229,7 @@ class Job:
         # Patches with their bias, positions, and tokens that are no patches.
         rows = 3 * PATCH_SIZE**2 + 1 + self.patches + 2 * self.extra_tokens
         backbone = blocks * block + stem * rows * dims + norm * 2 * dims
-        return backbone + self.head.num_params(dims)
+        return backbone + self.head.num_params(dims) + self.other_params
 
     def disk_use(self, *, warmup: bool = False) -> dict[str, int]:
         """Return what checkpoints take of the disk at most, bytes by name.

@@ -5,6 +5,7 @@ config before a job can start is spared the seconds that those take.
 """
 
 import os
+import reprlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,8 +64,8 @@ def _read(cfg: Mapping, config: Path, options: Sequence[str]) -> Job:
         raise InputError(f'{config}: model.backbone needs an arch and an img_size.')
 
     def number(place: str, default: int, least: int = 1) -> int:
-        value = get(cfg, *place.split('.'))
-        value = default if value is None else value
+        *above, key = place.split('.')
+        value = (get(cfg, *above) or {}).get(key, default)
         if not isinstance(value, int) or value < least:
             raise InputError(
                 f'{config}: {place}={value!r} should be a whole number from {least} on.'
@@ -81,10 +82,16 @@ def _read(cfg: Mapping, config: Path, options: Sequence[str]) -> Job:
     flip = get(model, 'test_cfg', 'flip_test') or False
     flips = find_hook(cfg, 'FlipTestHook')
     switch = find_hook(cfg, 'PhaseSwitchHook') or dict(warmup_epochs=0)
+    arch, frozen = get_architecture(backbone['arch']), backbone.get('frozen_stages', -1)
+    if frozen not in range(-1, arch.num_layers + 1):
+        raise InputError(
+            f'{config}: model.backbone.frozen_stages={frozen!r} is not in -1 to '
+            f'{arch.num_layers}, the layers of {reprlib.repr(backbone["arch"])}.'
+        )
     return Job(
         config=config,
         options=tuple(options),
-        arch=get_architecture(backbone['arch']),
+        arch=arch,
         img_size=img_size,
         extra_tokens=int(backbone.get('with_cls_token', False)),
         head=read_head(model['head']),
@@ -94,7 +101,7 @@ def _read(cfg: Mapping, config: Path, options: Sequence[str]) -> Job:
         streaming=streaming,
         precision=read_precision(cfg),
         with_cp=backbone.get('with_cp', False),
-        frozen_stages=backbone.get('frozen_stages', -1),
+        frozen_stages=frozen,
         warmup_epochs=switch.get('warmup_epochs', 10),
         max_epochs=number('train_cfg.max_epochs', 1) if counts_epochs else None,
         # Without a loader, as with --no-validate, there is nobody to predict.
@@ -171,14 +178,32 @@ def find_hook(cfg: Mapping, name: str) -> Mapping | None:
     )
 
 
-def repeated_hooks(cfg: Mapping) -> Iterator[str]:
-    """Yield a sentence for each of this plugin's hooks that would act twice.
+def check_hook_name(name: str, hooks: Mapping) -> None:
+    """Check that a hook whose settings are to change is one of ``default_hooks``.
 
-    As in configs of the time when they stood in ``custom_hooks``.
+    Raises:
+        InputError: It is not, so that a change would be without effect.
+    """
+    if name not in hooks:
+        raise InputError(
+            f'default_hooks.{name} is none of the hooks of this config, which are '
+            f'{", ".join(hooks)}. A new one needs a type.'
+        )
+
+
+def hook_faults(cfg: Mapping) -> Iterator[str]:
+    """Yield a sentence for each hook without a type, or of this plugin and there twice.
+
+    Twice as in configs of the time when they stood in ``custom_hooks``.
     """
     places: dict[str, str] = {}
     for place, hook in hooks_of(cfg).items():
-        kind = str(hook.get('type'))
+        if not (kind := str(hook.get('type', ''))):
+            yield (
+                f'{place} has no type, so it is no hook of the base: '
+                f'{", ".join(hooks_of(cfg))}.'
+            )
+            continue
         first = places.setdefault(kind, place)
         if first != place and kind.startswith('sapiens_plugin.'):
             yield (

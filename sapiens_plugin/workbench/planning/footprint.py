@@ -73,6 +73,12 @@ class DeviceUse:
         return max(blocks - last, 0)
 
 
+def with_all_params(job: Job, step: memory.Step) -> Job:
+    """Return a job that knows of the parameters of its neck, or of another head."""
+    built = step.stem_bytes + step.num_blocks * step.block_bytes + step.tail_bytes
+    return job.changed(other_params=built // _FLOAT - job.num_params + job.other_params)
+
+
 def device_use(
     job: Job,
     measure: Measure,
@@ -103,6 +109,7 @@ def device_use(
     )
     context = 0 if vram_mib is None else CONTEXT
     if job.streaming is None:
+        job = with_all_params(job, step)
         parts = _resident(job, step, warmup=warmup, training=training, dtype=dtype)
         return DeviceUse(dict(context=context) | parts, None, step)
     budget = job.streaming.vram_budget

@@ -7,7 +7,7 @@ from sapiens_plugin.workbench.job.job import Job
 
 from .cards import Card
 from .duration import StepTime, prediction, training_step
-from .footprint import DeviceUse, Measure, device_use, host_use
+from .footprint import DeviceUse, Measure, device_use, host_use, with_all_params
 
 HOUR = 3600  # s
 
@@ -189,6 +189,7 @@ def make_plan(job: Job, card: Card, measure: Measure) -> Plan:
         )
 
     last = phases[-1].memory
+    job = with_all_params(job, last.step)
     to_the_end = dict(warmup=warmup_epochs == job.max_epochs)
     return Plan(
         job=given,

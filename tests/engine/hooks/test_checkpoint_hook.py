@@ -661,7 +661,7 @@ def test_without_the_frozen_file_the_one_before_is_taken(cfg, make_runner):
 
 
 def test_an_averaged_model_keeps_everything(cfg, make_runner):
-    cfg.custom_hooks.append(dict(type='EMAHook'))
+    cfg.custom_hooks = [dict(type='EMAHook')]
     with pytest.raises(Stopped):
         make_runner(cfg, stop_at(2)).train()
     assert not names(cfg.work_dir, 'frozen_*')

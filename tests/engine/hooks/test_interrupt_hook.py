@@ -195,7 +195,7 @@ def test_a_second_signal_leaves_at_once(job, repo, tmp_path):
     (tmp_path / 'slow_step.py').write_text(SLOW_STEP, encoding='utf-8')
     text = job.read_text(encoding='utf-8')
     text += "\ncustom_imports['imports'].append('slow_step')\n"
-    text += "custom_hooks.append(dict(type='mmengine.SlowStep'))\n"
+    text += "custom_hooks = [dict(type='mmengine.SlowStep')]\n"
     job.write_text(text, encoding='utf-8')
     command = [sys.executable, repo / 'tools' / 'train.py', job]
     ENV['PYTHONPATH'] = str(tmp_path)

@@ -33,6 +33,7 @@ def test_the_median_is_of_steps_that_were_taken():
         ([['a', 'b'], ['c']], None, [1], 'c'),
         ([['a', 'b', 'c', 'd', 'e']], 4, [1], 'e'),
         ([['a', 'b', 'c', 'd', 'e']], 2, [0, 2], 'a, b, e'),
+        ([['a'], ['b']], None, [0, 2], 'a, b'),  # a model that updates in its own way
         ([], 2, [0], 'StepGuardHook would know them'),
     ],
 )

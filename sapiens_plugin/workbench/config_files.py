@@ -109,11 +109,11 @@ def check_config_text(path: str | Path) -> None:
 
 
 def _check_above_base(path: Path, imports: list[ast.Import | ast.ImportFrom]) -> None:
-    for node in imports:
+    if imports:
         raise InputError(
-            f'{path}, line {node.lineno}: no _base_ stands above '
-            f'`{ast.unparse(node)}`, so that MMEngine takes this for a config of its '
-            "lazy kind. Begin with _base_ = '…', and import below."
+            f'{path}, line {imports[0].lineno}: no _base_ stands above '
+            f'`{ast.unparse(imports[0])}`, so that MMEngine takes this for a config of '
+            "its lazy kind. Begin with _base_ = '…', and import below."
         )
 
 

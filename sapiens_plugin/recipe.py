@@ -296,7 +296,9 @@ def on_data(
     def change(cfg: dict) -> None:
         cfg['data_root'] = root
         for split, file in files.items():
-            dataset = cfg[f'{split}_dataloader']['dataset']
+            if not (loader := cfg.get(f'{split}_dataloader')):
+                continue  # a job that does not validate, say
+            dataset = loader['dataset']
             if 'ann_file' not in dataset:
                 raise InputError(
                     f'on_data(…): {split}_dataloader.dataset is a '
@@ -308,7 +310,8 @@ def on_data(
             )
             if keypoints is not None:
                 dataset['metainfo'] = dict(from_file=keypoints)
-        cfg['test_dataloader']['dataset']['bbox_file'] = None
+            if split == 'test':
+                dataset['bbox_file'] = None
         if count is not None:
             cfg['model']['head']['out_channels'] = count
 
@@ -398,8 +401,8 @@ def _begin_to_stream(cfg: dict) -> None:
     if 'auto_scale_lr' in cfg:
         cfg['auto_scale_lr']['base_batch_size'] = loader['batch_size']
     for split in ('val', 'test'):
-        other = cfg[f'{split}_dataloader']
-        other['batch_size'] = min(other['batch_size'], _VALIDATED)
+        if other := cfg.get(f'{split}_dataloader'):
+            other['batch_size'] = min(other.get('batch_size', 1), _VALIDATED)
     for name in ('dtype', 'loss_scale'):  # of AmpOptimWrapper
         wrapper.pop(name, None)
     wrapper['type'] = 'sapiens_plugin.StreamedOptimWrapper'

@@ -163,6 +163,13 @@ def test_a_streamed_job_keeps_what_was_chosen(base):
     assert again.train_dataloader == cfg.train_dataloader
 
 
+def test_a_job_without_validation_is_changed_alike(base):
+    alone = dict.fromkeys(('val_dataloader', 'val_cfg', 'val_evaluator'))
+    cfg = change(base, alone, streamed(), on_data(**OWN), resized(256, 192))
+    assert cfg.val_dataloader is None
+    assert cfg.test_dataloader.dataset.ann_file == 'val.json'
+
+
 def test_schedules_move_with_the_epochs(base):
     cfg = change(base, epochs(22, warmup_epochs=2))
     assert [s.get('begin') for s in cfg.param_scheduler] == [0, 2, 2]

@@ -128,6 +128,15 @@ def test_a_streamed_model_needs_its_parts(cfg, changes, text):
     assert told(changed(cfg, changes), 'test') == ''
 
 
+def test_hooks_that_are_none_or_there_twice(cfg):
+    text = told(changed(cfg, {'default_hooks.phase_swich.warmup_epochs': 3}), 'test')
+    assert text.startswith('default_hooks.phase_swich has no type, and the base has no')
+    assert 'default_hooks.phase_switch' in text
+    cfg.custom_hooks = [dict(type='sapiens_plugin.PhaseSwitchHook')]
+    text = told(cfg, 'test')
+    assert 'in default_hooks.phase_switch and in custom_hooks[0], and would act' in text
+
+
 def test_offsets_beside_heatmaps_are_channels_too(cfg):
     cfg.model.head.update(out_channels=51)
     assert 'is 51, and' in told(cfg, 'val')

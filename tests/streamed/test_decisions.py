@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from sapiens_plugin import recipe
 from sapiens_plugin.core.streaming.memory import MIB, Layout, training_memory
 from sapiens_plugin.core.streaming.precision import Precision
 from sapiens_plugin.engine.utils import same_bits
@@ -60,14 +61,10 @@ def cfg(demo_config):
     """Two epochs of the head alone and two of everything, of one step each."""
     cfg = demo_config
     cfg.model.backbone.arch.num_layers = 4
-    cfg.model.update(type='sapiens_plugin.StreamedTopdownPoseEstimator', micro_batch=2)
+    recipe.streamed(micro_batch=2)(cfg)
     cfg.train_dataloader.batch_size = 24
-    cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
-    cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
-    cfg.optim_wrapper.optimizer.pop('fused', None)
     cfg.param_scheduler = []
     cfg.default_hooks.phase_switch.warmup_epochs = 2
-    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     cfg.default_hooks.checkpoint.interval = 1
     return cfg
 

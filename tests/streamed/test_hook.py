@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from sapiens_plugin import recipe
 from sapiens_plugin.core.streaming.host_adamw import HostAdamW
 from sapiens_plugin.errors import InputError
 from sapiens_plugin.streamed import hook
@@ -18,11 +19,7 @@ GOOD = [torch.tensor(1.0)]
 @pytest.fixture
 def job(demo_config):
     cfg = demo_config
-    cfg.model.update(type='sapiens_plugin.StreamedTopdownPoseEstimator', micro_batch=4)
-    cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
-    cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
-    cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
+    recipe.streamed(micro_batch=4)(cfg)
     cfg.train_cfg.max_epochs = 1
     cfg.param_scheduler = []
     return cfg
@@ -58,7 +55,7 @@ def job(demo_config):
         (
             lambda cfg: (
                 cfg.model.update(type='TopdownPoseEstimator')
-                or [cfg.model.pop('micro_batch')]
+                or [cfg.model.pop(name) for name in ('micro_batch', 'mode')]
             ),
             'not TopdownPoseEstimator',
         ),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from sapiens_plugin import recipe
 from sapiens_plugin.core.streaming.chain import Placement
 from sapiens_plugin.core.utils import unforked
 from sapiens_plugin.errors import InputError
@@ -88,15 +89,9 @@ def unstreamed(cfg):
 
 def streamed(cfg, **settings):
     cfg = copy.deepcopy(cfg)
+    recipe.streamed(micro_batch=MICRO)(cfg)
     cfg.train_dataloader.batch_size = MICRO * COUNTS
-    cfg.model.update(
-        type='sapiens_plugin.StreamedTopdownPoseEstimator', micro_batch=MICRO
-    )
     cfg.model.update(settings)
-    cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
-    cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
-    cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     cfg.work_dir += '_streamed'
     return cfg
 

@@ -197,11 +197,13 @@ def hook_faults(cfg: Mapping) -> Iterator[str]:
     Twice as in configs of the time when they stood in ``custom_hooks``.
     """
     places: dict[str, str] = {}
-    for place, hook in hooks_of(cfg).items():
+    hooks = hooks_of(cfg)
+    for place, hook in hooks.items():
         if not (kind := str(hook.get('type', ''))):
+            others = ', '.join(other for other in hooks if other != place)
             yield (
-                f'{place} has no type, so it is no hook of the base: '
-                f'{", ".join(hooks_of(cfg))}.'
+                f'{place} has no type, and the base has no hook of that name. Its '
+                f'hooks are {others}.'
             )
             continue
         first = places.setdefault(kind, place)

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sapiens_plugin import recipe
 from sapiens_plugin.core.streaming import precision
 from sapiens_plugin.engine.hooks import status_hook
 from sapiens_plugin.engine.logging import status_log_processor
@@ -61,11 +62,7 @@ def job(demo_config):
 
 
 def stream(job):
-    job.model.update(type='sapiens_plugin.StreamedTopdownPoseEstimator', micro_batch=4)
-    job.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
-    job.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
-    job.optim_wrapper.optimizer.pop('fused', None)
-    job.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
+    recipe.streamed(micro_batch=4)(job)
 
 
 def train(job, make_runner, monkeypatch):

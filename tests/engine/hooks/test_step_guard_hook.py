@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
 
+from sapiens_plugin import recipe
 from sapiens_plugin.engine.hooks.step_guard_hook import StepGuardHook
 from sapiens_plugin.engine.optim.guarded_optim_wrapper import GuardedOptimWrapper
 from sapiens_plugin.engine.optim.step_guard import StepGuard
@@ -24,11 +25,7 @@ def stock(cfg):
 
 
 def streamed(cfg):
-    cfg.model.update(type='sapiens_plugin.StreamedTopdownPoseEstimator', micro_batch=4)
-    cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
-    cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
-    cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
+    recipe.streamed(micro_batch=4)(cfg)
     return cfg
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from sapiens_plugin import recipe
 from sapiens_plugin.engine.hooks.weights_guard_hook import WeightsGuardHook, _shows
 from sapiens_plugin.errors import InputError
 
@@ -39,11 +40,7 @@ def said(runner) -> list[str]:
 
 
 def streamed(cfg):
-    cfg.model.update(type='sapiens_plugin.StreamedTopdownPoseEstimator', micro_batch=4)
-    cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
-    cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
-    cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
+    recipe.streamed(micro_batch=4)(cfg)
     return cfg
 
 

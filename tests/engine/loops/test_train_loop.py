@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
+from sapiens_plugin import recipe
 from sapiens_plugin.engine.loops import train_loop
 from sapiens_plugin.engine.loops.train_loop import ResumableTrainLoop
 from sapiens_plugin.engine.utils.start import Place
@@ -112,18 +113,9 @@ def job(demo_config):
 
 def streamed(cfg):
     """The same in three batches an epoch, by a streamed model."""
+    recipe.streamed(micro_batch=2)(cfg)
     cfg.train_dataloader.batch_size = 6
     cfg.train_dataloader.drop_last = True
-    cfg.model.update(
-        type='sapiens_plugin.StreamedTopdownPoseEstimator',
-        micro_batch=2,
-        mode='compact',
-    )
-    cfg.optim_wrapper.pop('accumulative_counts')
-    cfg.optim_wrapper.type = 'sapiens_plugin.StreamedOptimWrapper'
-    cfg.optim_wrapper.optimizer.type = 'sapiens_plugin.HostAdamW'
-    cfg.optim_wrapper.optimizer.pop('fused', None)
-    cfg.default_hooks.streaming = dict(type='sapiens_plugin.StreamingHook')
     return cfg
 
 

@@ -44,11 +44,11 @@ class GradientAddresses(Hook):
     """Collects where gradients lie between two steps."""
 
     def __init__(self):
-        self.seen = set()
+        self.seen = []  # not a set: an address that is free again is taken again
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         buffers = runner.model._chain._gradients._buffers.values()
-        self.seen |= {buffer.data_ptr() for buffer in buffers}
+        self.seen += [buffer.data_ptr() for buffer in buffers]
 
 
 @pytest.fixture(scope='module')
